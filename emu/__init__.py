@@ -1,0 +1,1 @@
+"""The emulated machine: hardware, kernel, processes, and the fremap command."""

@@ -1,0 +1,1 @@
+"""The hardware: RAM, page-table formats, TLBs and the MMU. It knows nothing of files or VMAs."""

@@ -1,0 +1,1 @@
+"""The emulated kernel's policy: faults, page cache I/O, reclaim, writeback."""

@@ -1,0 +1,1 @@
+"""Reverse-map strategies, one file each."""

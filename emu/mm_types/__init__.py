@@ -1,0 +1,1 @@
+"""The emulated kernel's state: pages, address spaces, VMAs, page tables. No I/O, no policy."""

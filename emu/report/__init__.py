@@ -1,0 +1,1 @@
+"""Tables, pictures and HTML from the records of a run."""

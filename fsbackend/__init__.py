@@ -1,0 +1,1 @@
+"""The backing filesystem: BDI capabilities, dirty accounting, a flusher and a FUSE mount."""
