@@ -1,0 +1,429 @@
+"""Mapping: what Process.mmap() returns, with the interface of Python's own mmap.mmap.
+
+Code written for mmap.mmap runs on a Mapping: same methods, same defaults, same exception types (CPython 3.11
+to 3.13, Modules/mmapmodule.c, is the model that the tests compare with). Two things differ:
+
+- no byte is reachable except through the emulated MMU, so there is no buffer protocol: `memoryview(mapping)`
+  and `re` need `bytes(mapping)` first;
+- `seek` returns the new position on every version of Python, as mmap does since 3.13.
+
+`remap_file_pages` and `vaddr` are what mmap.mmap lacks. A Mapping keeps no state of the kernel's: only where
+it lies and the position of `read` and `write`.
+"""
+
+import mmap as _mmap
+import operator
+import os
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self, SupportsIndex, overload
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+MS_SYNC = 4
+"""msync: wait until the bytes are on the disk (Linux include/uapi/asm-generic/mman-common.h)."""
+
+_SEARCH_NBYTES = 1 << 20
+"""How much find and rfind load at a time: they stop faulting pages in once they have found."""
+
+
+class MappedFile(Protocol):
+    """The file behind a mapping, as far as Mapping.size() needs it."""
+
+    @property
+    def i_size(self) -> int:
+        """Its length in bytes, now."""
+
+
+class MappingOwner(Protocol):
+    """The process: what a Mapping asks of it. Every access goes through the MMU of that process's CPU."""
+
+    def load(self, vaddr: int, nbytes: int) -> bytes:
+        """Load bytes."""
+
+    def store(self, vaddr: int, data: "Buffer") -> None:
+        """Store bytes."""
+
+    def load_byte(self, vaddr: int) -> int:
+        """Load one byte."""
+
+    def store_byte(self, vaddr: int, value: int) -> None:
+        """Store one byte."""
+
+    def munmap(self, vaddr: int, nbytes: int) -> None:
+        """munmap(2)."""
+
+    def mremap(self, old_vaddr: int, old_nbytes: int, new_nbytes: int) -> int:
+        """mremap(2) with MREMAP_MAYMOVE; returns where the mapping is now."""
+
+    def msync(self, vaddr: int, nbytes: int, flags: int) -> None:
+        """msync(2)."""
+
+    def madvise(self, vaddr: int, nbytes: int, advice: int) -> None:
+        """madvise(2)."""
+
+    def remap_file_pages(self, vaddr: int, nbytes: int, prot: int, pgoff: int, flags: int) -> None:
+        """remap_file_pages(2)."""
+
+    def ftruncate(self, file: "Mapping", nbytes: int) -> None:
+        """ftruncate(2) on the file behind a mapping."""
+
+
+class Mapping:
+    """A range of a process's addresses with the interface of mmap.mmap.
+
+    Parameters
+    ----------
+    process, vaddr, nbytes
+        Whose, where, how long: the fields ``.vaddr`` and ``.nbytes`` follow ``resize``.
+    prot, flags
+        PROT_* and MAP_* as given to Process.mmap.
+    offset
+        Where in the file the mapping was made, in bytes. remap_file_pages does not change it.
+    file
+        What is mapped; None for anonymous memory.
+    access
+        ACCESS_READ, ACCESS_WRITE, ACCESS_COPY or 0 (ACCESS_DEFAULT: from `prot`, as mmap.mmap does).
+
+    """
+
+    __slots__ = (
+        "__weakref__", "_closed", "_load_byte", "_pos", "_readonly", "_store_byte", "access", "file", "flags",
+        "nbytes", "offset", "process", "prot", "vaddr",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        process: MappingOwner,
+        vaddr: int,
+        nbytes: int,
+        *,
+        prot: int = _mmap.PROT_READ | _mmap.PROT_WRITE,
+        flags: int = _mmap.MAP_SHARED,
+        offset: int = 0,
+        file: MappedFile | None = None,
+        access: int = 0,
+    ) -> None:
+        self.process = process
+        self.vaddr = vaddr
+        self.nbytes = nbytes
+        self.prot = prot
+        self.flags = flags
+        self.offset = offset
+        self.file = file
+        if access == _mmap.ACCESS_DEFAULT and not (prot & _mmap.PROT_READ and prot & _mmap.PROT_WRITE):
+            access = _mmap.ACCESS_WRITE if prot & _mmap.PROT_WRITE else _mmap.ACCESS_READ
+        self.access = access
+        self._readonly = access == _mmap.ACCESS_READ
+        self._pos = 0
+        self._closed = False
+        # Bound once: one access is meant to cost little more than the MMU itself.
+        self._load_byte = process.load_byte
+        self._store_byte = process.store_byte
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Unmap. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self.process.munmap(self.vaddr, self.nbytes)
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "<Mapping closed=True>"
+        access = {1: "ACCESS_READ", 2: "ACCESS_WRITE", 3: "ACCESS_COPY"}.get(self.access, "ACCESS_DEFAULT")
+        return (
+            f"<Mapping closed=False, access={access}, length={self.nbytes}, pos={self._pos}, "
+            f"offset={self.offset}, vaddr={self.vaddr:#x}>"
+        )
+
+    def __reduce__(self) -> str:
+        raise TypeError("cannot pickle a Mapping: it is a place in a machine's memory")
+
+    # -- indexing -----------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        self._check_open()
+        return self.nbytes
+
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> bytes: ...
+    def __getitem__(self, key: SupportsIndex | slice) -> int | bytes:
+        """Load one byte as an int, or a slice as bytes. A slice with a step touches its own bytes only."""
+        # The usual case first, without a call: this line is what "one access" costs.
+        if type(key) is int and 0 <= key < self.nbytes and not self._closed:
+            return self._load_byte(self.vaddr + key)
+        self._check_open()
+        if isinstance(key, slice):
+            start, stop, step = key.indices(self.nbytes)
+            if step == 1:
+                return self.process.load(self.vaddr + start, stop - start) if stop > start else b""
+            return bytes(self._load_byte(self.vaddr + at) for at in range(start, stop, step))
+        return self._load_byte(self.vaddr + self._index(key))
+
+    @overload
+    def __setitem__(self, key: SupportsIndex, value: SupportsIndex) -> None: ...
+    @overload
+    def __setitem__(self, key: slice, value: "Buffer") -> None: ...
+    def __setitem__(self, key: SupportsIndex | slice, value: "SupportsIndex | Buffer") -> None:
+        """Store one byte (0 to 255), or exactly as many bytes as the slice has."""
+        self._check_open()
+        self._check_writable()
+        if isinstance(key, slice):
+            start, stop, step = key.indices(self.nbytes)
+            data = memoryview(value).cast("B")  # type: ignore[arg-type]
+            where = range(start, stop, step)
+            if len(data) != len(where):
+                raise IndexError("mmap slice assignment is wrong size")
+            if step == 1:
+                if data.nbytes:
+                    self.process.store(self.vaddr + start, data)
+            else:
+                for at, byte in zip(where, data, strict=True):
+                    self._store_byte(self.vaddr + at, byte)
+            return
+        at = self._index(key)
+        try:
+            byte = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError("mmap item value must be an int") from None
+        if not 0 <= byte <= 255:
+            raise ValueError("mmap item value must be in range(0, 256)")
+        self._store_byte(self.vaddr + at, byte)
+
+    def __delitem__(self, key: object) -> None:
+        self._check_open()
+        raise TypeError("mmap object doesn't support item deletion")
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield bytes objects of length one, as iteration over mmap.mmap does."""
+        at = 0
+        while at < len(self):
+            yield self.process.load(self.vaddr + at, 1)
+            at += 1
+
+    def __bytes__(self) -> bytes:
+        self._check_open()
+        return self.process.load(self.vaddr, self.nbytes)
+
+    # -- reading and writing at the position ---------------------------------------------------------------
+
+    def read(self, nbytes: int | None = None, /) -> bytes:
+        """Load up to `nbytes` bytes at the position (if None or negative: all) and move on."""
+        self._check_open()
+        left = max(self.nbytes - self._pos, 0)
+        count = left if nbytes is None or nbytes < 0 else min(nbytes, left)
+        data = self.process.load(self.vaddr + self._pos, count) if count else b""
+        self._pos += count
+        return data
+
+    def read_byte(self) -> int:
+        """Load the byte at the position and move on; ValueError at the end."""
+        self._check_open()
+        if self._pos >= self.nbytes:
+            raise ValueError("read byte out of range")
+        byte = self._load_byte(self.vaddr + self._pos)
+        self._pos += 1
+        return byte
+
+    def readline(self) -> bytes:
+        """Load up to and with the next newline, or to the end."""
+        self._check_open()
+        newline = self._find(b"\n", self._pos, self.nbytes, backward=False)
+        return self.read(None if newline < 0 else newline + 1 - self._pos)
+
+    def write(self, data: "Buffer", /) -> int:
+        """Store `data` at the position, all of it or (ValueError) nothing; return how many bytes."""
+        self._check_open()
+        view = memoryview(data).cast("B")
+        self._check_writable()
+        if self._pos > self.nbytes or self.nbytes - self._pos < view.nbytes:
+            raise ValueError("data out of range")
+        if view.nbytes:
+            self.process.store(self.vaddr + self._pos, view)
+        self._pos += view.nbytes
+        return view.nbytes
+
+    def write_byte(self, byte: int, /) -> None:
+        """Store one byte at the position and move on; ValueError at the end."""
+        self._check_open()
+        value = operator.index(byte)
+        if not 0 <= value <= 255:
+            raise OverflowError("unsigned byte integer is out of range 0 to 255")
+        self._check_writable()
+        if self._pos >= self.nbytes:
+            raise ValueError("write byte out of range")
+        self._store_byte(self.vaddr + self._pos, value)
+        self._pos += 1
+
+    def seek(self, pos: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move the position (SEEK_SET, SEEK_CUR, SEEK_END) within the mapping and return it."""
+        self._check_open()
+        bases = {os.SEEK_SET: 0, os.SEEK_CUR: self._pos, os.SEEK_END: self.nbytes}
+        if whence not in bases:
+            raise ValueError("unknown seek type")
+        target = bases[whence] + operator.index(pos)
+        if not 0 <= target <= self.nbytes:
+            raise ValueError("seek out of range")
+        self._pos = target
+        return target
+
+    def seekable(self) -> bool:
+        """Return True: a mapping has a position that moves."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        self._check_open()
+        return self._pos
+
+    # -- searching and moving -------------------------------------------------------------------------------
+
+    def find(self, sub: "Buffer", start: int | None = None, end: int | None = None, /) -> int:
+        """Return the lowest index of `sub` in [start, end), or -1. `start` is the position if not given."""
+        return self._search(sub, start, end, backward=False)
+
+    def rfind(self, sub: "Buffer", start: int | None = None, end: int | None = None, /) -> int:
+        """Return the highest index of `sub` in [start, end), or -1. `start` is the position if not given."""
+        return self._search(sub, start, end, backward=True)
+
+    def move(self, dest: int, src: int, count: int, /) -> None:
+        """Copy `count` bytes from `src` to `dest`; the two may overlap."""
+        self._check_open()
+        self._check_writable()
+        if min(dest, src, count) < 0 or self.nbytes - dest < count or self.nbytes - src < count:
+            raise ValueError("source, destination, or count out of range")
+        if count:
+            self.process.store(self.vaddr + dest, self.process.load(self.vaddr + src, count))
+
+    # -- the system calls -----------------------------------------------------------------------------------
+
+    def flush(self, offset: int = 0, nbytes: int | None = None, /, *, flags: int = MS_SYNC) -> None:
+        """msync(2) of the range, as mmap.flush; on a read-only or copy-on-write mapping nothing.
+
+        Raises
+        ------
+        ValueError
+            If the range leaves the mapping. As with mmap.flush, an offset alone means a length of the whole
+            mapping, so it leaves it.
+        OSError
+            EINVAL if the offset is not a multiple of the page size; EIO if the writeback failed.
+
+        """
+        self._check_open()
+        count = self.nbytes if nbytes is None else nbytes
+        if count < 0 or offset < 0 or self.nbytes - offset < count:
+            raise ValueError("flush values out of range")
+        if self.access not in (_mmap.ACCESS_READ, _mmap.ACCESS_COPY):
+            self.process.msync(self.vaddr + offset, count, flags)
+
+    def madvise(self, option: int, start: int = 0, length: int | None = None, /) -> None:
+        """madvise(2) on [start, start + length) of the mapping; the length is cut at the end."""
+        self._check_open()
+        count = self.nbytes if length is None else length
+        if not 0 <= start < self.nbytes:
+            raise ValueError("madvise start out of bounds")
+        if count < 0:
+            raise ValueError("madvise length invalid")
+        self.process.madvise(self.vaddr + start, min(count, self.nbytes - start), option)
+
+    def resize(self, newsize: int, /) -> None:
+        """Make the file and the mapping `newsize` bytes long, as mmap.resize; the mapping may move.
+
+        Raises
+        ------
+        TypeError
+            On a read-only or copy-on-write mapping.
+        OSError
+            EINVAL where the mapping cannot change, such as a nonlinear one that would have to grow.
+
+        """
+        self._check_open()
+        if self.access in (_mmap.ACCESS_READ, _mmap.ACCESS_COPY):
+            raise TypeError("mmap can't resize a readonly or copy-on-write memory map.")
+        if newsize < 0:
+            raise ValueError("new size out of range")
+        if self.file is not None:
+            self.process.ftruncate(self, self.offset + newsize)
+        self.vaddr = self.process.mremap(self.vaddr, self.nbytes, newsize)
+        self.nbytes = newsize
+
+    def size(self) -> int:
+        """Return the length of the file in bytes, which may be more than len(). Anonymous memory: len()."""
+        self._check_open()
+        return self.nbytes if self.file is None else self.file.i_size
+
+    def remap_file_pages(self, offset: int, nbytes: int, pgoff: int, prot: int = 0, flags: int = 0) -> None:
+        """Show `nbytes` of the file from page `pgoff` on at `offset` bytes into the mapping.
+
+        remap_file_pages(2): the mapping must be MAP_SHARED, `prot` must be 0, and `offset` and `nbytes` are
+        rounded down to pages. `pgoff` counts pages of the machine's format.
+
+        Raises
+        ------
+        ValueError
+            If the range leaves the mapping.
+        OSError
+            EINVAL or EPERM, as the system call.
+
+        """
+        self._check_open()
+        if offset < 0 or nbytes < 0 or self.nbytes - offset < nbytes:
+            raise ValueError("remap_file_pages range out of the mapping")
+        self.process.remap_file_pages(self.vaddr + offset, nbytes, prot, pgoff, flags)
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("mmap closed or invalid")
+
+    def _check_writable(self) -> None:
+        if self._readonly:
+            raise TypeError("mmap can't modify a readonly memory map.")
+
+    def _index(self, key: SupportsIndex) -> int:
+        try:
+            at = operator.index(key)
+        except TypeError:
+            raise TypeError("mmap indices must be integers") from None
+        at += self.nbytes if at < 0 else 0
+        if not 0 <= at < self.nbytes:
+            raise IndexError("mmap index out of range")
+        return at
+
+    def _search(self, sub: "Buffer", start: int | None, end: int | None, *, backward: bool) -> int:
+        self._check_open()
+        first, last, _step = slice(self._pos if start is None else start, end).indices(self.nbytes)
+        return self._find(bytes(sub), first, last, backward=backward)
+
+    def _find(self, needle: bytes, first: int, last: int, *, backward: bool) -> int:
+        """Search [first, last) chunk by chunk; chunks overlap by all but one byte of the needle."""
+        if last - first < len(needle):
+            return -1
+        overlap = max(len(needle) - 1, 0)
+        starts: Iterator[int] = iter(range(first, max(last - overlap, first + 1), _SEARCH_NBYTES))
+        for start in reversed(list(starts)) if backward else starts:
+            chunk = self.process.load(self.vaddr + start, min(_SEARCH_NBYTES + overlap, last - start))
+            at = chunk.rfind(needle) if backward else chunk.find(needle)
+            if at >= 0:
+                return start + at
+        return -1
