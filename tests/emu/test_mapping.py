@@ -216,6 +216,8 @@ def test_after_close_each_method_raises_as_mmap_does(pair: Pair, action: Callabl
         lambda m: m.seek("0"),
         lambda m: m.resize(-1),
         lambda m: m.flush(mmap.PAGESIZE),
+        lambda m: m.move(NBYTES - 5, 0, 6),
+        lambda m: m.move(0, NBYTES - 5, 6),
     ],
 )
 def test_wrong_arguments_raise_as_mmap_does(pair: Pair, action: Callable[[Any], Any]) -> None:
