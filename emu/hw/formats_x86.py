@@ -1,0 +1,97 @@
+"""The x86 page-table formats.
+
+Sources: Intel SDM volume 3A, chapter 4; the software bits and file PTEs from Linux v2.6.20
+include/asm-i386/pgtable-2level.h and include/asm-x86_64/pgtable.h.
+"""
+
+from emu.hw.pte_format import BitField, FaultRules, Level, PteFormat, Rule, Step
+
+P = 1 << 0          # present
+RW = 1 << 1         # writable
+US = 1 << 2         # user mode too
+PWT = 1 << 3        # write-through
+PCD = 1 << 4        # cache disabled
+A = 1 << 5          # accessed
+D = 1 << 6          # dirty (leaf)
+PS = 1 << 7         # a large page (upper levels)
+G = 1 << 8          # global (leaf)
+NX = 1 << 63        # no execute
+PROTNONE = 1 << 7   # Linux, present clear: mapped without access
+FILE = 1 << 6       # Linux, present clear: a file PTE
+
+FAULT_P, FAULT_W, FAULT_U, FAULT_RSVD, FAULT_I = 1, 2, 4, 8, 16
+
+_TABLE = P | RW | US | A | D    # Linux's _PAGE_TABLE
+_FAULTS = FaultRules(
+    write=Rule(FAULT_W, FAULT_W), present=Rule(FAULT_P, FAULT_P), execute=Rule(FAULT_I, FAULT_I)
+)
+
+I386 = PteFormat(
+    name="i386",
+    page_shift=12,
+    pte_bytes=4,
+    levels=(Level(22, 10), Level(12, 10)),
+    va_bits=32,
+    sign_extended=False,
+    task_size=0xC000_0000,
+    present_mask=P,
+    write_mask=RW,
+    user_mask=US,
+    accessed_mask=A,
+    dirty_mask=D,
+    exec_rule=Rule(0, 0),
+    protnone_mask=PROTNONE,
+    file_mask=FILE,
+    pfn_mask=0xFFFF_F000,
+    pfn_shift=12,
+    leaf_base=P,
+    protnone_base=PROTNONE,
+    table_base=_TABLE,
+    dirty_rules=(Rule(D, D),),
+    mkuser=(Step(0, US),),
+    mkexec=(),
+    mkwrite=(Step(0, RW),),
+    wrprotect=(Step(RW, 0),),
+    mkdirty=(Step(0, D),),
+    mkclean=(Step(D, 0),),
+    file_fields=(BitField(0, 5, 1), BitField(5, 24, 8)),
+    swap_type=BitField(0, 5, 1),
+    swap_offset=BitField(0, 24, 8),
+    file_source="Linux v2.6.20 include/asm-i386/pgtable-2level.h: pgoff_to_pte()",
+    fault_rules=_FAULTS,
+)
+
+X86_64 = PteFormat(
+    name="x86_64",
+    page_shift=12,
+    pte_bytes=8,
+    levels=(Level(39, 9), Level(30, 9), Level(21, 9), Level(12, 9)),
+    va_bits=48,
+    sign_extended=True,
+    task_size=0x7FFF_FFFF_F000,
+    present_mask=P,
+    write_mask=RW,
+    user_mask=US,
+    accessed_mask=A,
+    dirty_mask=D,
+    exec_rule=Rule(NX, 0),
+    protnone_mask=PROTNONE,
+    file_mask=FILE,
+    pfn_mask=0x000F_FFFF_FFFF_F000,
+    pfn_shift=12,
+    leaf_base=P | NX,
+    protnone_base=PROTNONE,
+    table_base=_TABLE,
+    dirty_rules=(Rule(D, D),),
+    mkuser=(Step(0, US),),
+    mkexec=(Step(NX, 0),),
+    mkwrite=(Step(0, RW),),
+    wrprotect=(Step(RW, 0),),
+    mkdirty=(Step(0, D),),
+    mkclean=(Step(D, 0),),
+    file_fields=(BitField(0, 34, 12),),
+    swap_type=BitField(0, 6, 1),
+    swap_offset=BitField(0, 56, 8),
+    file_source="Linux v2.6.20 include/asm-x86_64/pgtable.h: pgoff_to_pte()",
+    fault_rules=_FAULTS,
+)

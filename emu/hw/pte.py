@@ -1,0 +1,28 @@
+"""The page-table formats by name."""
+
+from emu.hw import formats_x86
+from emu.hw.pte_format import BitField, Level, PteFormat, Rule, Step
+
+__all__ = ["FORMATS", "BitField", "Level", "PteFormat", "Rule", "Step", "get_format"]
+
+FORMATS: dict[str, PteFormat] = {
+    fmt.name: fmt
+    for fmt in (
+        formats_x86.I386,
+        formats_x86.X86_64,
+    )
+}
+
+
+def get_format(name: str) -> PteFormat:
+    """Return the format called `name`.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the line lists those there are.
+
+    """
+    if name not in FORMATS:
+        raise ValueError(f"no page-table format {name!r}; there are: {', '.join(FORMATS)}")
+    return FORMATS[name]
