@@ -1,0 +1,9 @@
+"""What an experiment raises when it cannot run or when it did not come out as it must."""
+
+
+class LabError(Exception):
+    """An experiment cannot run; the message is one line that says what to do."""
+
+
+class BrokenExpectation(LabError):  # noqa: N818 - it says what broke, which is no error of the program
+    """The experiment ran, and its outcome is not what it must be."""
