@@ -1,8 +1,9 @@
 """Stamps: page contents that tell which page, which generation of it, and whether it is whole.
 
-A stamp fills the whole page: word i of page `pgoff` in `generation` is mix(seed, pgoff, generation) plus i times
-an odd constant. Distinct (pgoff, generation) give distinct mixes under one seed (mix is a bijection of 64 bits),
-so a page from the wrong place, of the wrong generation, or torn between two generations matches no stamp.
+A stamp fills the whole page: word i of page `pgoff` in `generation` is mix(seed, pgoff, generation) plus i
+times an odd constant. Distinct (pgoff, generation) give distinct mixes under one seed (mix is a bijection of
+64 bits), so a page from the wrong place, of the wrong generation, or torn between two generations matches no
+stamp.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """The last word: an ordinary process reads files with ordinary reads and says what is in them.
 
 Run as ``python -m emu.lab.verify --seed S --page-size P PATH...``. It shares no memory, descriptor or cache
-with the emulator: it opens each path, reads it from beginning to end, and writes one byte a page to its standard
-output: the generation whose stamp the page holds whole, or 255. One header line of JSON comes first.
+with the emulator: it opens each path, reads it from beginning to end, and writes one byte a page to its
+standard output: the generation whose stamp the page holds whole, or 255. One header line of JSON comes first.
 """
 
 import argparse
@@ -47,9 +47,8 @@ def read_by_ordinary_process(
 
     """
     command = [sys.executable, "-m", "emu.lab.verify", "--seed", str(seed), "--page-size", str(page_size)]
-    command += ["--up-to", str(up_to), *map(str, paths)]
-    child = subprocess.run(command, capture_output=True, check=False, timeout=600)  # noqa: S603 - our own module
-    if child.returncode:
+    command += ["--up-to", str(up_to), *map(str, paths)] child = subprocess.run(command, capture_output=True,
+    check=False, timeout=600)  # noqa: S603 - our own module if child.returncode:
         raise LabError(f"the reading process failed: {child.stderr.decode(errors='replace').strip()[-300:]}")
     header, _newline, body = child.stdout.partition(b"\n")
     lengths = json.loads(header)["nr_pages"]
