@@ -47,8 +47,9 @@ def read_by_ordinary_process(
 
     """
     command = [sys.executable, "-m", "emu.lab.verify", "--seed", str(seed), "--page-size", str(page_size)]
-    command += ["--up-to", str(up_to), *map(str, paths)] child = subprocess.run(command, capture_output=True,
-    check=False, timeout=600)  # noqa: S603 - our own module if child.returncode:
+    command += ["--up-to", str(up_to), *map(str, paths)]
+    child = subprocess.run(command, capture_output=True, check=False, timeout=600)  # noqa: S603 - our module
+    if child.returncode:
         raise LabError(f"the reading process failed: {child.stderr.decode(errors='replace').strip()[-300:]}")
     header, _newline, body = child.stdout.partition(b"\n")
     lengths = json.loads(header)["nr_pages"]
