@@ -1,0 +1,43 @@
+"""Mm: one address space of user memory.
+
+Source: Linux v2.6.20 include/linux/sched.h: struct mm_struct.
+"""
+
+from emu.mm_types.locks import RwSem
+from emu.mm_types.pgtable import PageTable
+from emu.mm_types.vma import VmaTree
+
+
+class Mm:
+    """A page table, the VMAs, and their counts in pages.
+
+    `cpu_mask` has a bit for each CPU whose TLB may hold entries of this mm; flushes go to those.
+    """
+
+    def __init__(self, ident: int, asid: int, pt: PageTable, mmap_sem: RwSem) -> None:
+        self.ident = ident
+        self.asid = asid
+        self.pt = pt
+        self.fmt = pt.fmt
+        self.page_shift = pt.page_shift
+        self.page_size = 1 << pt.page_shift
+        self.task_size = pt.fmt.task_size
+        self.vmas = VmaTree()
+        self.mmap_sem = mmap_sem
+        self.cpu_mask = 0
+        self.file_rss = 0
+        self.anon_rss = 0
+        self.locked_vm = 0
+        self.total_vm = 0
+        self.nr_nonlinear = 0
+        self.def_flags = 0
+        self.privileged = True
+        self.dead = False
+
+    @property
+    def map_count(self) -> int:
+        """How many VMAs there are, which max_map_count limits."""
+        return len(self.vmas)
+
+    def __repr__(self) -> str:
+        return f"Mm({self.ident} asid={self.asid} {self.map_count} VMAs)"

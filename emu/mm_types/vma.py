@@ -1,0 +1,201 @@
+"""VmArea and the ordered tree of an mm's VMAs.
+
+Source: Linux v2.6.20 include/linux/mm.h: struct vm_area_struct, VM_*; mm/mmap.c: find_vma().
+"""
+
+from collections.abc import Callable, Iterator
+from enum import IntFlag
+from typing import TYPE_CHECKING, Final
+
+from sortedcontainers import SortedDict
+
+if TYPE_CHECKING:
+    from emu.mm_types.address_space import AddressSpace
+    from emu.mm_types.locks import RwSem
+    from emu.mm_types.mm import Mm
+    from emu.mm_types.pgtable import U64Array
+
+# What set_pte tells: (mm, vma, vaddr, old PTE, new PTE).
+PteChanged = Callable[["Mm", "VmArea", int, int, int], None]
+# What set_ptes tells: the same as arrays.
+PtesChanged = Callable[["Mm", "VmArea", "U64Array", "U64Array", "U64Array"], None]
+
+
+class VmFlag(IntFlag):
+    """vma->vm_flags, with Linux v2.6.20's values."""
+
+    READ = 0x1
+    WRITE = 0x2
+    EXEC = 0x4
+    SHARED = 0x8
+    MAYREAD = 0x10
+    MAYWRITE = 0x20
+    MAYEXEC = 0x40
+    MAYSHARE = 0x80
+    GROWSDOWN = 0x100
+    LOCKED = 0x2000
+    IO = 0x4000
+    SEQ_READ = 0x8000
+    RAND_READ = 0x10000
+    DONTCOPY = 0x20000
+    DONTEXPAND = 0x40000
+    ACCOUNT = 0x100000
+    NORESERVE = 0x200000
+    NONLINEAR = 0x800000
+
+
+VM_READ: Final = int(VmFlag.READ)
+VM_WRITE: Final = int(VmFlag.WRITE)
+VM_EXEC: Final = int(VmFlag.EXEC)
+VM_SHARED: Final = int(VmFlag.SHARED)
+VM_MAYREAD: Final = int(VmFlag.MAYREAD)
+VM_MAYWRITE: Final = int(VmFlag.MAYWRITE)
+VM_MAYEXEC: Final = int(VmFlag.MAYEXEC)
+VM_MAYSHARE: Final = int(VmFlag.MAYSHARE)
+VM_LOCKED: Final = int(VmFlag.LOCKED)
+VM_SEQ_READ: Final = int(VmFlag.SEQ_READ)
+VM_RAND_READ: Final = int(VmFlag.RAND_READ)
+VM_DONTCOPY: Final = int(VmFlag.DONTCOPY)
+VM_NONLINEAR: Final = int(VmFlag.NONLINEAR)
+
+
+class VmArea:
+    """One mapping [start, end) of an mm; `pgoff` is the file page at `start` if it is linear.
+
+    `page_prot` is a PTE without a pfn for a page just read (no write bit where the first store must be seen);
+    `page_prot_write` the same with write and dirty, as a write fault installs it. `pte_changed` and `ptes_changed`
+    are the reverse map's hooks, None where the strategy keeps nothing about this VMA. `scan_cursor` is where the
+    next cluster scan of a nonlinear VMA starts (vm_private_data in Linux).
+    """
+
+    __slots__ = (
+        "end",
+        "flags",
+        "lock",
+        "mapping",
+        "mm",
+        "page_prot",
+        "page_prot_write",
+        "page_shift",
+        "pgoff",
+        "pte_changed",
+        "ptes_changed",
+        "ra_miss",
+        "rmap_data",
+        "scan_cursor",
+        "start",
+        "wants_writenotify",
+    )
+
+    def __init__(self, mm: "Mm", start: int, end: int, flags: int, pgoff: int, mapping: "AddressSpace | None") -> None:
+        self.mm = mm
+        self.start = start
+        self.end = end
+        self.flags = flags
+        self.pgoff = pgoff
+        self.mapping = mapping
+        self.page_shift = mm.page_shift
+        self.page_prot = 0
+        self.page_prot_write = 0
+        self.wants_writenotify = False
+        self.pte_changed: PteChanged | None = None
+        self.ptes_changed: PtesChanged | None = None
+        self.rmap_data: object = None
+        self.lock: RwSem | None = None
+        self.scan_cursor = 0
+        self.ra_miss = 0
+
+    @property
+    def nr_pages(self) -> int:
+        """The length in pages."""
+        return (self.end - self.start) >> self.page_shift
+
+    @property
+    def nonlinear(self) -> bool:
+        """Whether the page table alone knows the page order."""
+        return bool(self.flags & VM_NONLINEAR)
+
+    def linear_pgoff(self, vaddr: int) -> int:
+        """Return the file page that a linear mapping has at `vaddr` (linear_page_index)."""
+        return ((vaddr - self.start) >> self.page_shift) + self.pgoff
+
+    def vma_address(self, pgoff: int) -> int:
+        """Return where a linear mapping has file page `pgoff`, -1 if outside (vma_address)."""
+        vaddr = self.start + ((pgoff - self.pgoff) << self.page_shift)
+        return vaddr if self.start <= vaddr < self.end else -1
+
+    def __repr__(self) -> str:
+        flags = str(VmFlag(self.flags)).removeprefix("VmFlag.")
+        return f"VmArea({self.start:#x}-{self.end:#x} pgoff={self.pgoff} {flags})"
+
+
+class VmaTree:
+    """An mm's VMAs by start; they never overlap. Look-ups are O(log n), and O(1) for the VMA found last."""
+
+    def __init__(self) -> None:
+        self._by_start: SortedDict = SortedDict()
+        self._cache: VmArea | None = None
+
+    def __len__(self) -> int:
+        return len(self._by_start)
+
+    def __iter__(self) -> Iterator[VmArea]:
+        """Yield the VMAs in ascending order."""
+        return iter(self._by_start.values())
+
+    def find(self, vaddr: int) -> VmArea | None:
+        """Return the first VMA that ends above `vaddr`; it may start above it, too (find_vma)."""
+        cached = self._cache
+        if cached is not None and cached.start <= vaddr < cached.end:
+            return cached
+        tree = self._by_start
+        place = tree.bisect_right(vaddr)
+        if place:
+            below: VmArea = tree.peekitem(place - 1)[1]
+            if vaddr < below.end:
+                self._cache = below
+                return below
+        return tree.peekitem(place)[1] if place < len(tree) else None
+
+    def prev(self, vaddr: int) -> VmArea | None:
+        """Return the last VMA that starts below `vaddr`."""
+        place = self._by_start.bisect_left(vaddr)
+        return self._by_start.peekitem(place - 1)[1] if place else None
+
+    def overlapping(self, start: int, end: int) -> list[VmArea]:
+        """Return the VMAs that share an address with [start, end), ascending."""
+        found = []
+        below = self.prev(start)
+        if below is not None and below.end > start:
+            found.append(below)
+        found += [self._by_start[key] for key in self._by_start.irange(start, end, inclusive=(True, False))]
+        return found
+
+    def insert(self, vma: VmArea) -> None:
+        """Add a VMA."""
+        self._by_start[vma.start] = vma
+
+    def remove(self, vma: VmArea) -> None:
+        """Take a VMA out."""
+        del self._by_start[vma.start]
+        if self._cache is vma:
+            self._cache = None
+
+    def resize(self, vma: VmArea, start: int, end: int) -> None:
+        """Move a VMA's borders, keeping the order."""
+        if start != vma.start:
+            del self._by_start[vma.start]
+            self._by_start[start] = vma
+        vma.start = start
+        vma.end = end
+        self._cache = None
+
+    def gap(self, nbytes: int, lowest: int, highest: int) -> int:
+        """Return the highest free range of `nbytes` in [lowest, highest), -1 if there is none (top-down)."""
+        end = highest
+        for vma in reversed(self._by_start.values()):
+            if vma.end <= end and end - vma.end >= nbytes:
+                break
+            end = min(end, vma.start)
+        start = end - nbytes
+        return start if start >= lowest else -1
