@@ -1,1 +1,5 @@
 """The fremap command."""
+
+from emu.cli.frame import main
+
+__all__ = ["main"]

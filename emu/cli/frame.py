@@ -1,0 +1,122 @@
+"""The frame of the fremap command: subcommands, version, and errors as one line with an exit code.
+
+Exit codes: 0 done; 1 it could not be done, or an expectation broke; 2 wrong usage; 70 a bug in fremap;
+130 interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from emu.errors import KernelBug, Signal
+from emu.lab.errors import LabError
+
+EXIT_FAILED = 1
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+_SUBCOMMANDS = (
+    "emu.cli.compare",
+    "emu.cli.run",
+    "emu.cli.mount",
+    "emu.cli.tables",
+)
+
+# typer carries a copy of click since 0.2x and used the package before; either way this is its base of errors.
+_CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="fremap",
+    help="""A laboratory for nonlinear file mappings and dirty writeback.
+
+    An emulated machine maps files of a FUSE filesystem through real page tables, nonlinearly if asked to, and
+    every store goes TLB, page walk, page fault, page cache, real file.
+
+    Start with `fremap compare`: it stores into a nonlinear mapping, writes back, stores again, calls
+    msync, cuts the power, and reads the disk. Which reverse maps lose writes, and what does each cost?
+    """,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fremap {metadata.version('fremap')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def register_all() -> None:
+    """Add the subcommands that this installation has."""
+    for name in _SUBCOMMANDS:
+        if find_spec(name):
+            import_module(name).register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and leave the process with its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(given or ["--help"]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit code. Errors become one line on standard error."""
+    if not app.registered_commands and not app.registered_groups:
+        register_all()
+    try:
+        result = typer.main.get_command(app).main(
+            list(arguments), prog_name="fremap", standalone_mode=False
+        )
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has left; Python would complain once more while it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a line
+        return _report(error)
+    return result if isinstance(result, int) else 0
+
+
+def _report(error: Exception) -> int:
+    """Write one line for `error` and return the exit code. FREMAP_TRACEBACK=1 shows where it came from."""
+    code = EXIT_FAILED
+    if isinstance(error, _CommandLineError):
+        # An Exit code of its own (2 for usage), and the words that typer found.
+        line = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "fremap"
+        line = f"{line} (see {where} --help)"
+        code = getattr(error, "exit_code", 2)
+    elif isinstance(error, typer.Abort):
+        line, code = "interrupted", EXIT_INTERRUPTED
+    elif isinstance(error, OSError) and error.strerror:
+        line = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, (LabError, Signal, OSError)) or type(error).__name__ == "MountError":
+        line = str(error)
+    elif isinstance(error, KernelBug):
+        line, code = f"the emulated kernel broke an invariant: {error}", EXIT_BUG
+    else:
+        line, code = f"a bug in fremap: {type(error).__name__}: {error}", EXIT_BUG
+    if os.environ.get("FREMAP_TRACEBACK"):
+        sys.excepthook(type(error), error, error.__traceback__)
+    elif code == EXIT_BUG:
+        line += " (FREMAP_TRACEBACK=1 shows where)"
+    sys.stderr.write(f"fremap: {line}\n")
+    return code

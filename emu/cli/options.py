@@ -1,0 +1,25 @@
+"""Options that several subcommands share, and how they are read."""
+
+import typer
+
+from emu.units import parse_size
+
+
+def read_size(text: str) -> int:
+    """Read a size such as 64M; typer shows the reason if it is none."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def read_share(value: str | float) -> float:
+    """Read a share as 0.1 or 10%; typer sends the default through here, too."""
+    text = str(value)
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise typer.BadParameter(f"{text!r} is no share: give a number above 0 and up to 1, or a percentage")
+    return share

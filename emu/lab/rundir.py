@@ -1,0 +1,127 @@
+"""The run directory: all that a run leaves behind, and all that a report needs.
+
+    manifest.json   what ran: configuration, seed, versions, facts about the machine, when, how it ended
+    counters.json   the counters by the kernel's names, locks, the strategy's cost, the workload's own results
+    events.npy      emu.mm_types.events records, if they were asked for
+
+The manifest is written before the run and again after it, so a run that was killed says that it never ended.
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from emu.lab.errors import LabError
+
+MANIFEST_VERSION = 1
+_PACKAGES = ("fremap", "numpy", "numba", "fusepy", "psutil")
+
+
+def versions() -> dict[str, str]:
+    """Return what was installed: the versions that a result may depend on."""
+    found = {"python": platform.python_version(), "kernel": platform.release()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return what this computer is: processor, cores, memory, system."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass  # another system, or a sealed one: the platform's word will do
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "ram_bytes": psutil.virtual_memory().total,
+        "system": platform.platform(),
+    }
+
+
+def _write_json(path: Path, content: object) -> None:
+    """Write all of it or nothing: a reader never sees half a file."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    scratch.replace(path)
+
+
+class RunDirectory:
+    """One run's directory; `manifest` is what manifest.json holds.
+
+    Without `out` it is made under ./runs. `overwrite` allows an `out` that holds another run.
+
+    Raises
+    ------
+    LabError
+        If it cannot be made, or holds another run and must not be overwritten.
+
+    """
+
+    def __init__(
+        self, name: str, out: Path | None, config: dict[str, Any], seed: int, *, overwrite: bool = False
+    ) -> None:
+        self._began_s = time.monotonic()
+        self.path = self._make(name, out, overwrite=overwrite)
+        self.manifest: dict[str, Any] = {
+            "version": MANIFEST_VERSION,
+            "name": name,
+            "command": sys.argv,
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "status": "running",
+            "seconds": None,
+            "seed": seed,
+            "config": config,
+            "versions": versions(),
+            "machine": machine_facts(),
+        }
+        self._save_manifest()
+
+    @staticmethod
+    def _make(name: str, out: Path | None, *, overwrite: bool) -> Path:
+        try:
+            if out is not None:
+                if (out / "manifest.json").exists() and not overwrite:
+                    raise LabError(f"{out} holds a run already: give another --out, or remove it")
+                out.mkdir(parents=True, exist_ok=True)
+                return out
+            stem = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{name}"
+            for attempt in range(1, 1000):
+                path = Path("runs") / (stem if attempt == 1 else f"{stem}-{attempt}")
+                try:
+                    path.mkdir(parents=True)
+                except FileExistsError:
+                    continue
+                return path
+        except OSError as error:
+            raise LabError(f"cannot make the run directory: {error.strerror}: {error.filename}") from None
+        raise LabError("a thousand runs began within this second: give --out")
+
+    def _save_manifest(self) -> None:
+        _write_json(self.path / "manifest.json", self.manifest)
+
+    def save_counters(self, counters: dict[str, Any]) -> None:
+        """Write counters.json."""
+        _write_json(self.path / "counters.json", counters)
+
+    def finish(self, status: str = "done", **facts: object) -> None:
+        """Note in the manifest how the run ended ("done", or what went wrong) and how long it took."""
+        self.manifest |= facts
+        self.manifest["status"] = status
+        self.manifest["seconds"] = round(time.monotonic() - self._began_s, 3)
+        self._save_manifest()

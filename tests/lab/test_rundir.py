@@ -1,0 +1,49 @@
+"""The run directory: a manifest before and after, counters, and no silent overwriting."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from emu.lab.errors import LabError
+from emu.lab.rundir import RunDirectory
+
+
+def test_the_manifest_tells_a_run_that_was_cut_from_one_that_ended(tmp_path: Path) -> None:
+    run = RunDirectory("work", tmp_path / "run", {"pages": 3, "on": Path("/x")}, 7)
+    path = run.path / "manifest.json"
+    before = json.loads(path.read_text())
+    assert before["status"] == "running"
+    assert before["seconds"] is None
+    assert before["config"] == {"pages": 3, "on": "/x"}
+    assert before["seed"] == 7
+    assert {"python", "kernel", "fremap", "numpy", "numba"} <= set(before["versions"])
+    assert before["machine"]["cores"] >= 1
+    run.save_counters({"nr_dirty": 0})
+    run.finish()
+    after = json.loads(path.read_text())
+    assert after["status"] == "done"
+    assert after["seconds"] >= 0
+    assert json.loads((run.path / "counters.json").read_text()) == {"nr_dirty": 0}
+    assert sorted(p.name for p in run.path.iterdir()) == ["counters.json", "manifest.json"]
+
+
+def test_runs_of_one_second_get_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = {RunDirectory("work", None, {}, 0).path for _ in range(3)}
+    assert len(paths) == 3
+    assert all(path.parent == Path("runs") for path in paths)
+
+
+def test_a_run_is_not_overwritten_unless_asked_to(tmp_path: Path) -> None:
+    RunDirectory("one", tmp_path, {}, 0)
+    with pytest.raises(LabError, match="holds a run already"):
+        RunDirectory("two", tmp_path, {}, 0)
+    RunDirectory("two", tmp_path, {}, 0, overwrite=True)
+    assert json.loads((tmp_path / "manifest.json").read_text())["name"] == "two"
+
+
+def test_a_place_where_nothing_can_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LabError, match="cannot make the run directory"):
+        RunDirectory("work", tmp_path / "file" / "run", {}, 0)
