@@ -4,7 +4,8 @@ Sources: Intel SDM volume 3A, chapter 4; the software bits and file PTEs from Li
 include/asm-i386/pgtable-2level.h and include/asm-x86_64/pgtable.h.
 """
 
-from emu.hw.pte_format import BitField, FaultRules, Level, PteFormat, Rule, Step
+from emu.hw.pte_format import BitField, FaultRules, Level, PteFormat
+from emu.hw.walk_rules import Allowed, LevelRule, Rule, Step, WalkRules, permission_table
 
 P = 1 << 0          # present
 RW = 1 << 1         # writable
@@ -25,6 +26,48 @@ _TABLE = P | RW | US | A | D    # Linux's _PAGE_TABLE
 _FAULTS = FaultRules(
     write=Rule(FAULT_W, FAULT_W), present=Rule(FAULT_P, FAULT_P), execute=Rule(FAULT_I, FAULT_I)
 )
+_PRESENT = Rule(P, P)
+
+
+def _allowed(rw: bool, us: bool, nx: bool = False) -> Allowed:
+    """SDM volume 3A, 4.6.1, with CR0.WP and EFER.NXE set, SMEP and SMAP clear."""
+    return Allowed(us, us and rw, us and not nx, kernel_load=True, kernel_store=rw, kernel_fetch=not nx)
+
+
+def _error_codes(*, has_nx: bool) -> tuple[int, ...]:
+    """SDM volume 3A, 4.7: the code of a page fault; a non-canonical address is #GP(0), no memory is none."""
+    by_cause = (None, 0, FAULT_P, FAULT_P | FAULT_RSVD, FAULT_P, None, None, None)
+    codes = [0] * 64
+    for cause, base in enumerate(by_cause):
+        for mode_and_kind in range(6):
+            if base is not None:
+                mode, kind = divmod(mode_and_kind, 3)
+                code = base | (FAULT_U if mode == 0 else 0) | (0, FAULT_W, FAULT_I if has_nx else 0)[kind]
+                codes[cause * 8 + mode_and_kind] = code
+    return tuple(codes)
+
+
+def _walk_rules(levels: tuple[LevelRule, ...], *, has_nx: bool) -> WalkRules:
+    bits = (1, 2, 63) if has_nx else (1, 2)
+    allowed = permission_table(len(bits), _allowed)
+    return WalkRules(
+        levels=levels,
+        dirty=Rule(D, D),
+        set_dirty=Step(0, D),
+        is_global=Rule(G, G),
+        leaf_bits=bits,
+        leaf_allowed=allowed,
+        table_bits=bits,
+        table_allowed=allowed,
+        error_codes=_error_codes(has_nx=has_nx),
+    )
+
+
+def _bits(low: int, high: int) -> int:
+    return (1 << high + 1) - (1 << low)
+
+
+_LAST = LevelRule(_PRESENT, leaf_inverted=True)     # bit 7 is PAT there
 
 I386 = PteFormat(
     name="i386",
@@ -59,6 +102,14 @@ I386 = PteFormat(
     swap_offset=BitField(0, 24, 8),
     file_source="Linux v2.6.20 include/asm-i386/pgtable-2level.h: pgoff_to_pte()",
     fault_rules=_FAULTS,
+    walk=_walk_rules(
+        (
+            # CR4.PSE set; bits 13 to 21 are reserved with 32 bits of physical address (SDM table 4-4)
+            LevelRule(_PRESENT, leaf_mask=PS, reserved_leaf=_bits(13, 21), table_accessed=A),
+            _LAST,
+        ),
+        has_nx=False,
+    ),
 )
 
 X86_64 = PteFormat(
@@ -94,4 +145,13 @@ X86_64 = PteFormat(
     swap_offset=BitField(0, 56, 8),
     file_source="Linux v2.6.20 include/asm-x86_64/pgtable.h: pgoff_to_pte()",
     fault_rules=_FAULTS,
+    walk=_walk_rules(
+        (
+            LevelRule(_PRESENT, reserved_table=PS, table_accessed=A),
+            LevelRule(_PRESENT, leaf_mask=PS, reserved_leaf=_bits(13, 29), table_accessed=A),
+            LevelRule(_PRESENT, leaf_mask=PS, reserved_leaf=_bits(13, 20), table_accessed=A),
+            _LAST,
+        ),
+        has_nx=True,
+    ),
 )

@@ -1,7 +1,8 @@
 """The page-table formats by name."""
 
 from emu.hw import formats_x86
-from emu.hw.pte_format import BitField, Level, PteFormat, Rule, Step
+from emu.hw.pte_format import BitField, Level, PteFormat
+from emu.hw.walk_rules import Rule, Step
 
 __all__ = ["FORMATS", "BitField", "Level", "PteFormat", "Rule", "Step", "get_format"]
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from emu.hw.walk_rules import Rule, Step, WalkRules
+
 U64Array = npt.NDArray[np.uint64]
 
 
@@ -27,24 +29,6 @@ class BitField(NamedTuple):
     value_bit: int
     nr_bits: int
     pte_bit: int
-
-
-class Rule(NamedTuple):
-    """True of an entry where ``entry & mask == value``."""
-
-    mask: int
-    value: int
-
-
-ALWAYS = Rule(0, 0)
-
-
-class Step(NamedTuple):
-    """Clear, then set bits of an entry; only of entries for which `when` holds."""
-
-    clear: int
-    set: int
-    when: Rule = ALWAYS
 
 
 Steps = tuple[Step, ...]
@@ -108,6 +92,7 @@ class PteFormat:
     swap_offset: BitField
     file_source: str                # where the file-PTE encoding comes from
     fault_rules: FaultRules
+    walk: WalkRules = field(repr=False)
     root_table_base: int = -1       # as table_base, for the root's entries; -1: the same
 
     page_size: int = field(init=False)
