@@ -22,6 +22,16 @@ class Host(Protocol):
         """A name for messages."""
         ...
 
+    @property
+    def fd_direct(self) -> int:
+        """The descriptor for whole pages, -1 without a file."""
+        ...
+
+    @property
+    def fd_buffered(self) -> int:
+        """The descriptor for tails and for fsync, -1 without a file."""
+        ...
+
 
 class AddressSpace:
     """Pages of one file by pgoff, and who maps them.

@@ -1,0 +1,211 @@
+"""Machine: RAM, CPUs, clock and an emulated kernel, with the switches for all of them.
+
+A machine is deterministic for a seed, but for the order in which real disks finish. Leaving its `with` block shuts
+it down in order; `power_off` drops its RAM without a word.
+"""
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from emu.hw.mmu import Mmu
+from emu.hw.physmem import PhysMem
+from emu.hw.pte import PteFormat, get_format
+from emu.hw.tlb import DEFAULT, TlbModel
+from emu.mm.boot import boot, copy_out
+from emu.mm.entry import Task, run_tasks
+from emu.mm.flusher import sync_all
+from emu.mm.fork import exit_mmap, mm_alloc
+from emu.mm.inode import forget_inode
+from emu.mm.kernel import MAX_MAP_COUNT, Kernel, Options
+from emu.mm.sched import audit, boundary
+from emu.mm.truncate import invalidate_mapping_pages
+from emu.mm_types.events import EventKind, EventLog
+from emu.process import Process
+from emu.units import MIB, parse_size
+from fsbackend.throttle import DirtyParams
+
+if TYPE_CHECKING:
+    from emu.mm_types.clock import Clock
+    from emu.mm_types.vmstat import VmStat
+
+
+class Machine:
+    """One emulated computer.
+
+    Parameters
+    ----------
+    format
+        A page-table format by name (emu.hw.pte.FORMATS) or itself.
+    ram
+        Bytes, or a size such as "64M".
+    rmap
+        A reverse-map strategy by name (emu.mm.rmap.STRATEGIES).
+    cpus
+        How many CPUs, each with its TLB. Processes run on CPU 0 unless `kernel.cpu` is set.
+    fault_path
+        "merged".
+    clock
+        A Clock; the host's by default.
+    seed
+        For what is random: the junk in frames.
+    io_depth
+        Writes in flight; 0: each is done at once.
+    params
+        Dirty limits and times.
+    junk
+        Fill frames with junk when they are allocated and freed.
+    remap_privileged
+        remap_file_pages needs a privileged process.
+    readahead
+        Largest read-ahead in pages; 0: none.
+    guest_cache
+        "none": host files are opened O_DIRECT; "writeback": through the host's cache.
+    plain_caps
+        Capabilities of files that are not on a fremap mount.
+    events
+        Record events.
+    audit
+        Keep unaccounted_dirty_max.
+
+    """
+
+    def __init__(
+        self,
+        format: str | PteFormat = "x86_64",  # noqa: A002 - the option's name everywhere
+        ram: int | str = 64 * MIB,
+        rmap: str = "dirty_index",
+        *,
+        cpus: int = 1,
+        fault_path: str = "merged",
+        clock: "Clock | None" = None,
+        seed: int = 0,
+        io_depth: int = 2,
+        params: DirtyParams | None = None,
+        junk: bool = True,
+        remap_privileged: bool = False,
+        readahead: int = 32,
+        guest_cache: str = "none",
+        plain_caps: str = "disk",
+        events: bool = False,
+        audit: bool = False,
+        max_map_count: int = MAX_MAP_COUNT,
+        tlb: TlbModel | None = None,
+    ) -> None:
+        self.format = get_format(format) if isinstance(format, str) else format
+        if fault_path != "merged":
+            raise ValueError(f"no fault path {fault_path!r}; there is: merged")
+        if guest_cache not in {"none", "writeback"}:
+            raise ValueError(f"guest_cache is 'none' or 'writeback', not {guest_cache!r}")
+        if cpus < 1:
+            raise ValueError("a machine needs at least one CPU")
+        self.seed = seed
+        nbytes = parse_size(ram) if isinstance(ram, str) else ram
+        self.ram = PhysMem(nbytes, self.format.page_shift, junk=junk, seed=seed)
+        options = Options(
+            fault_path=fault_path,
+            readahead_pages=readahead,
+            remap_privileged=remap_privileged,
+            guest_cache=guest_cache,
+            plain_caps=plain_caps,
+            audit_dirty=audit,
+            max_map_count=max_map_count,
+        )
+        self.kernel = Kernel(
+            self.ram,
+            self.format,
+            [Mmu(self.ram, self.format, tlb or DEFAULT) for _ in range(cpus)],
+            options=options,
+            params=params or DirtyParams(),
+            clock=clock,
+            events=EventLog() if events else None,
+        )
+        boot(self.kernel, rmap=rmap, io_depth=io_depth)
+        self.running = True
+
+    @property
+    def vmstat(self) -> "VmStat":
+        """The kernel's counters."""
+        return self.kernel.vmstat
+
+    @property
+    def events(self) -> EventLog | None:
+        """The recorded events, if they are recorded."""
+        return self.kernel.events
+
+    def spawn(self, *, privileged: bool = True) -> Process:
+        """Start a process with an empty address space."""
+        mm = mm_alloc(self.kernel)
+        mm.privileged = privileged
+        return Process(self.kernel, mm)
+
+    def run(self, tasks: list[Task]) -> None:
+        """Run batches of accesses of several processes in turns (Process.task makes one)."""
+        run_tasks(self.kernel, tasks)
+
+    def sync(self) -> None:
+        """Write back everything dirty and wait: after that nr_dirty and nr_writeback are 0.
+
+        OSError of the first file that could not be written; its pages stay dirty.
+        """
+        failed = sync_all(self.kernel)
+        self._audit()
+        boundary(self.kernel)
+        if failed:
+            mapping, error = failed[0]
+            raise OSError(error, f"{mapping.host.name} could not be written back; its pages stay dirty")
+
+    def _audit(self) -> None:
+        if self.kernel.options.audit_dirty:
+            audit(self.kernel)
+
+    def drop_caches(self) -> int:
+        """Drop clean, unmapped pages and forget unused files; return how many pages went."""
+        dropped = 0
+        for inode in list(self.kernel.inodes.values()):
+            dropped += invalidate_mapping_pages(self.kernel, inode.mapping)
+            if not inode.mapping.is_mapped() and not inode.mapping.pages.nr_pages:
+                forget_inode(self.kernel, inode)
+        return dropped
+
+    def shutdown(self) -> None:
+        """Stop in order: processes exit, dirty pages are written, files without writeback are copied out.
+
+        OSError if something could not be written; the machine is off all the same.
+        """
+        if not self.running:
+            return
+        try:
+            self._audit()
+            for mm in list(self.kernel.mms.values()):
+                exit_mmap(self.kernel, mm)
+            self.sync()
+            copy_out(self.kernel)
+        finally:
+            self._off()
+
+    def power_off(self) -> None:
+        """Cut the power: RAM is gone, nothing is written any more but what the disk has been given."""
+        if self.running:
+            self._audit()
+            if self.kernel.events is not None:
+                self.kernel.emit(EventKind.POWER_OFF)
+            self.kernel.io.abandon()
+            self._off()
+
+    def _off(self) -> None:
+        self.running = False
+        k = self.kernel
+        k.io.close()
+        for inode in list(k.inodes.values()):
+            inode.close()
+        for mm in k.mms.values():
+            mm.dead = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None:
+            self.shutdown()
+        else:
+            self.power_off()

@@ -1,0 +1,182 @@
+"""Page faults: handle_mm_fault and what it calls; the merged path, in which linear and nonlinear faults are one.
+
+A fault finds the file page from the address (linear VMA) or from the file PTE (nonlinear), locks the page, and
+keeps it locked until its PTE is in, so that a truncate in between must wait. In a shared writable mapping of an
+accounted file a clean PTE is read-only: the first store comes here, too, and is accounted.
+
+Source: Linux v2.6.23 mm/memory.c: handle_pte_fault(), __do_fault(), do_linear_fault(), do_nonlinear_fault(),
+do_wp_page(); the page is marked dirty while it is still locked, as since v2.6.26.
+"""
+
+from emu.errors import OutOfMemory
+from emu.mm.filemap import filemap_fault
+from emu.mm.kernel import Kernel
+from emu.mm.mapcount import page_add_file_rmap, page_add_new_anon_rmap, page_remove_rmap
+from emu.mm.mlock import mlock_vma_page
+from emu.mm.page_alloc import NO_FRAME, alloc_page, lock_page, put_page, unlock_page
+from emu.mm.page_writeback import balance_dirty_pages_ratelimited, wait_on_page_writeback
+from emu.mm.vma_prot import mk_anon_pte
+from emu.mm_types.mm import Mm
+from emu.mm_types.page import ACTIVE, PG_ANON, PG_UPTODATE, PG_WRITEBACK
+from emu.mm_types.pgtable import NoFrameError, set_pte
+from emu.mm_types.vma import VM_LOCKED, VM_SHARED, VmArea
+
+
+def handle_mm_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, *, write: bool) -> bool:
+    """Make the PTE at `vaddr` (any byte of the page) allow the access; return whether the fault was major.
+
+    The VMA allows the access. Errors: BusError, OutOfMemory.
+    """
+    k.vmstat.pgfault += 1
+    vaddr &= -k.page_size
+    try:
+        leaf = mm.pt.leaf(vaddr)
+    except NoFrameError:
+        raise OutOfMemory(vaddr, "no frame for a page table") from None
+    fmt = k.fmt
+    pte = leaf[vaddr >> k.page_shift & mm.pt.leaf_mask]
+    if not fmt.pte_present(pte):
+        if not pte:
+            if vma.mapping is None:
+                return _do_anonymous_page(k, mm, vma, vaddr, write=write)
+            return _do_fault(k, mm, vma, vaddr, vma.linear_pgoff(vaddr), pte, write=write)
+        k.vmstat.nr_nonlinear_fault += 1
+        return _do_fault(k, mm, vma, vaddr, fmt.pte_to_pgoff(pte), pte, write=write)
+    if write and not fmt.pte_write(pte):
+        return _do_wp_page(k, mm, vma, vaddr, pte)
+    # Another access got here first, or a TLB held an older entry: refresh both.
+    new = fmt.pte_mkyoung(pte)
+    if write:
+        new = fmt.pte_mkdirty(new)
+    if new != pte:
+        set_pte(mm, vma, vaddr, pte, new)
+    k.flush_tlb_page(mm, vaddr)
+    return False
+
+
+def _do_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int, *, write: bool) -> bool:
+    """Map file page `pgoff` at `vaddr` (__do_fault): of a private mapping that is written, a copy."""
+    pfn, major = filemap_fault(k, vma, pgoff, vaddr)
+    if k.preempt is not None:
+        k.preempt("fault:page_locked")
+    if write and not vma.flags & VM_SHARED:
+        _do_cow_fault(k, mm, vma, vaddr, pfn, pte)
+        return major
+    mapping = vma.mapping
+    assert mapping is not None
+    if write:
+        page_mkwrite(k, vma, pfn)
+    if k.preempt is not None:
+        k.preempt("fault:before_set_pte")
+        if mm.pt.get(vaddr) != pte:
+            unlock_page(k, pfn)
+            put_page(k, pfn)
+            return major
+    frame = pfn << k.fmt.pfn_shift
+    set_pte(mm, vma, vaddr, pte, frame | (vma.page_prot_write if write else vma.page_prot))
+    page_add_file_rmap(k, mm, pfn)
+    if write and vma.flags & VM_SHARED:
+        k.set_page_dirty(k, mapping, pfn)
+    if vma.flags & VM_LOCKED:
+        mlock_vma_page(k, pfn)
+    unlock_page(k, pfn)
+    if k.preempt is not None:
+        k.preempt("fault:installed")
+    if write:
+        balance_dirty_pages_ratelimited(k, mapping)
+    return major
+
+
+def page_mkwrite(k: Kernel, vma: VmArea, pfn: int) -> None:
+    """Tell the file that a shared page is about to be written; waits where the device needs stable pages."""
+    k.vmstat.nr_page_mkwrite += 1
+    mapping = vma.mapping
+    assert mapping is not None
+    if mapping.stable_writes and k.mem_map.flags[pfn] & PG_WRITEBACK:
+        wait_on_page_writeback(k, pfn)
+
+
+def _do_cow_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pfn: int, pte: int) -> None:
+    """Map a private copy of a locked file page, and let go of that."""
+    copy = alloc_page(k)
+    if copy == NO_FRAME:
+        unlock_page(k, pfn)
+        put_page(k, pfn)
+        raise OutOfMemory(vaddr, "no frame for a private copy")
+    k.ram.frame(copy)[:] = k.ram.frame(pfn)
+    k.vmstat.nr_cow += 1
+    unlock_page(k, pfn)
+    put_page(k, pfn)
+    _install_anon(k, mm, vma, vaddr, copy, pte, write=True)
+
+
+def _install_anon(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pfn: int, pte: int, *, write: bool) -> None:
+    k.mem_map.flags[pfn] |= PG_UPTODATE
+    set_pte(mm, vma, vaddr, pte, mk_anon_pte(vma, pfn, write=write))
+    page_add_new_anon_rmap(k, mm, pfn)
+    k.lru.add(pfn, ACTIVE)
+    if vma.flags & VM_LOCKED:
+        mlock_vma_page(k, pfn)
+
+
+def _do_anonymous_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, *, write: bool) -> bool:
+    """Map a zeroed page."""
+    pfn = alloc_page(k)
+    if pfn == NO_FRAME:
+        raise OutOfMemory(vaddr, "no frame for anonymous memory")
+    k.ram.zero_frame(pfn)
+    _install_anon(k, mm, vma, vaddr, pfn, 0, write=write)
+    return False
+
+
+def _do_wp_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
+    """Handle a store through a read-only PTE of a writable VMA: account a shared page, copy a private one."""
+    k.vmstat.nr_do_wp_page += 1
+    fmt = k.fmt
+    pfn = fmt.pte_pfn(pte)
+    mapping = vma.mapping
+    if vma.flags & VM_SHARED and mapping is not None:
+        lock_page(k, pfn)
+        if k.preempt is not None:
+            k.preempt("wp:page_locked")
+        if k.mem_map.mapping[pfn] != mapping.ident or mm.pt.get(vaddr) != pte:
+            # Truncated or changed meanwhile: the access tries again.
+            unlock_page(k, pfn)
+            return False
+        page_mkwrite(k, vma, pfn)
+        set_pte(mm, vma, vaddr, pte, fmt.pte_mkwrite(fmt.pte_mkdirty(fmt.pte_mkyoung(pte))))
+        k.flush_tlb_page(mm, vaddr)
+        k.set_page_dirty(k, mapping, pfn)
+        unlock_page(k, pfn)
+        balance_dirty_pages_ratelimited(k, mapping)
+        return False
+    if k.mem_map.flags[pfn] & PG_ANON and k.mem_map.mapcount[pfn] == 1:
+        # Nobody shares it (any longer): reuse.
+        set_pte(mm, vma, vaddr, pte, fmt.pte_mkwrite(fmt.pte_mkdirty(fmt.pte_mkyoung(pte))))
+        k.flush_tlb_page(mm, vaddr)
+        return False
+    return _copy_on_write(k, mm, vma, vaddr, pte, pfn)
+
+
+def _copy_on_write(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int, pfn: int) -> bool:
+    """Give a private mapping its own copy of the page that it has been sharing."""
+    k.mem_map.refcount[pfn] += 1
+    copy = alloc_page(k)
+    if copy == NO_FRAME:
+        put_page(k, pfn)
+        raise OutOfMemory(vaddr, "no frame for a private copy")
+    if mm.pt.get(vaddr) != pte:
+        # Reclaim, on behalf of the copy, took the original away: the access tries again.
+        put_page(k, copy)
+        put_page(k, pfn)
+        return False
+    k.ram.frame(copy)[:] = k.ram.frame(pfn)
+    k.vmstat.nr_cow += 1
+    page_remove_rmap(k, mm, pfn)
+    put_page(k, pfn)
+    _install_anon(k, mm, vma, vaddr, copy, pte, write=True)
+    k.flush_tlb_page(mm, vaddr)
+    put_page(k, pfn)
+    return False
+
+

@@ -1,0 +1,85 @@
+"""The flusher kernel thread: periodic writeback of old data, background writeback above the threshold.
+
+It runs when the scheduler gives it a turn, does a bounded amount of work, and returns. Files take turns.
+
+Source: Linux v2.6.23 mm/page-writeback.c: background_writeout(), wb_kupdate(); v3.x fs/fs-writeback.c: wb_writeback().
+"""
+
+from emu.mm.kernel import Kernel
+from emu.mm.page_writeback import global_dirty_limits, mark_clean_if_so, write_cache_pages
+from emu.mm_types.address_space import AddressSpace
+
+MAX_WRITEBACK_PAGES = 1024
+"""Most pages of one file in one turn."""
+
+
+def wb_do_writeback(k: Kernel) -> None:
+    """Do what is due: old data every `periodic_s`, and down to the background threshold if that is exceeded."""
+    kthreads = k.kthreads
+    if kthreads.flusher_running:
+        return
+    kthreads.flusher_running = True
+    try:
+        now_s = k.clock.now()
+        for bdi in k.bdis.values():
+            bdi.throttle.update(now_s, busy=bool(bdi.nr_writeback or bdi.nr_dirty))
+        if now_s >= kthreads.flusher_next_s:
+            kthreads.flusher_next_s = now_s + k.params.periodic_s
+            _write_expired(k, now_s - k.params.expire_s)
+        if kthreads.flusher_wanted:
+            kthreads.flusher_wanted = _write_background(k)
+    finally:
+        kthreads.flusher_running = False
+
+
+def _write_expired(k: Kernel, older_than_s: float) -> None:
+    """Write the files that have been dirty for longer than the expiry (wb_kupdate)."""
+    for mapping in list(k.dirty_mappings):
+        if mapping.dirtied_when_s is not None and mapping.dirtied_when_s <= older_than_s:
+            write_cache_pages(k, mapping, 0, 1 << 62, sync=False)
+            mark_clean_if_so(k, mapping)
+
+
+def _over_background(k: Kernel) -> bool:
+    return k.vmstat.nr_dirty > global_dirty_limits(k).background
+
+
+def _write_background(k: Kernel) -> bool:
+    """Give each dirty file one turn while over the threshold; return whether another round is needed."""
+    wrote = False
+    for mapping in list(k.dirty_mappings):
+        if not _over_background(k):
+            return False
+        wrote |= bool(_write_some(k, mapping))
+    return wrote and _over_background(k)
+
+
+def _write_some(k: Kernel, mapping: AddressSpace) -> int:
+    """Write up to MAX_WRITEBACK_PAGES of a file, from where the last turn stopped."""
+    start = mapping.writeback_index
+    nr_pages = write_cache_pages(k, mapping, start, 1 << 62, sync=False, nr_to_write=MAX_WRITEBACK_PAGES)
+    if nr_pages < MAX_WRITEBACK_PAGES and start:
+        left = MAX_WRITEBACK_PAGES - nr_pages
+        nr_pages += write_cache_pages(k, mapping, 0, start, sync=False, nr_to_write=left)
+    mark_clean_if_so(k, mapping)
+    # Still dirty: to the end of the list, behind the files that waited.
+    if mapping in k.dirty_mappings:
+        del k.dirty_mappings[mapping]
+        k.dirty_mappings[mapping] = None
+    return nr_pages
+
+
+def sync_all(k: Kernel) -> list[tuple[AddressSpace, int]]:
+    """Write back every dirty page of every file and wait; return the files that failed, with their errno."""
+    failed: dict[AddressSpace, int] = {}
+    for mapping in list(k.dirty_mappings):
+        errors_before = mapping.wb_err[0]
+        write_cache_pages(k, mapping, 0, 1 << 62, sync=True)
+        k.io.wait_all()
+        mark_clean_if_so(k, mapping)
+        if mapping.wb_err[0] != errors_before:
+            failed[mapping] = mapping.wb_err[1]
+    k.io.wait_all()
+    for mapping in list(k.dirty_mappings):
+        mark_clean_if_so(k, mapping)
+    return list(failed.items())

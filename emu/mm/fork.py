@@ -1,0 +1,76 @@
+"""Address spaces as they begin, are copied, and end.
+
+Source: Linux v2.6.20 kernel/fork.c: mm_init(), dup_mmap(); mm/mmap.c: exit_mmap().
+"""
+
+from emu.mm.kernel import Kernel
+from emu.mm.memory import copy_page_range, zap_page_range
+from emu.mm.mmap import munlock_vma_pages
+from emu.mm.page_alloc import alloc_table, free_table
+from emu.mm.vma_ops import new_vma, remove_vma, vma_link
+from emu.mm_types.mm import Mm
+from emu.mm_types.pgtable import NoFrameError, PageTable
+from emu.mm_types.vma import VM_DONTCOPY, VM_LOCKED, VM_NONLINEAR
+
+_NR_ASIDS = 4096
+"""How many address spaces the hardware tells apart (the PCIDs of x86)."""
+
+
+def mm_alloc(k: Kernel) -> Mm:
+    """Return an empty mm with a root table; MemoryError without a frame for that."""
+    pt = PageTable(k.ram, k.fmt, lambda: alloc_table(k), lambda pfn: free_table(k, pfn))
+    ident = k.new_ident()
+    mm = Mm(ident, ident % _NR_ASIDS, pt, k.locks.new(k.locks.mmap_sem))
+    if any(other.asid == mm.asid for other in k.mms.values()):
+        mm.asid = _free_asid(k)
+    for mmu in k.cpus:
+        # The number may have belonged to an mm that is gone.
+        mmu.invalidate_asid(mm.asid)
+    k.mms[ident] = mm
+    return mm
+
+
+def _free_asid(k: Kernel) -> int:
+    used = {mm.asid for mm in k.mms.values()}
+    free = next((asid for asid in range(_NR_ASIDS) if asid not in used), -1)
+    if free < 0:
+        raise MemoryError(f"more than {_NR_ASIDS} address spaces at once")
+    return free
+
+
+def dup_mmap(k: Kernel, parent: Mm) -> Mm:
+    """Return a copy of an mm, as fork makes it; the parent's memory locks are not inherited."""
+    child = mm_alloc(k)
+    child.privileged = parent.privileged
+    parent.mmap_sem.down_write()
+    try:
+        for vma in list(parent.vmas):
+            if vma.flags & VM_DONTCOPY:
+                continue
+            copy = new_vma(k, child, vma.start, vma.end, vma.flags & ~VM_LOCKED, vma.pgoff, vma.mapping)
+            vma_link(child, copy)
+            if vma.flags & VM_NONLINEAR:
+                child.nr_nonlinear += copy.nr_pages
+                k.rmap.vma_converted(copy)
+            copy_page_range(k, copy, vma)
+    except NoFrameError:
+        exit_mmap(k, child)
+        raise MemoryError("no frame for the child's page tables") from None
+    finally:
+        parent.mmap_sem.up_write()
+    return child
+
+
+def exit_mmap(k: Kernel, mm: Mm) -> None:
+    """Take an mm down: unmap everything (dirty bits go to PG_dirty), free the page tables."""
+    for vma in list(mm.vmas):
+        if vma.flags & VM_LOCKED:
+            munlock_vma_pages(k, vma)
+        zap_page_range(k, vma, vma.start, vma.end)
+        remove_vma(k, mm, vma)
+    k.rmap.mm_exit(mm)
+    k.flush_tlb_mm(mm)
+    mm.pt.free_all()
+    mm.dead = True
+    del k.mms[mm.ident]
+    k.current = [None if current is mm else current for current in k.current]

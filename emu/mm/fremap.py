@@ -1,0 +1,201 @@
+"""remap_file_pages: rearrange which file pages a shared mapping shows, in its page table alone.
+
+Pages are prefaulted for reading (a write prefault would make them all dirty), as since v2.6.38.
+
+Source: Linux v2.6.23 mm/fremap.c: sys_remap_file_pages(), populate_range(), install_file_pte(), zap_pte().
+"""
+
+import errno
+
+import numpy as np
+
+from emu.errors import BusError, OutOfMemory
+from emu.mm.fault import handle_mm_fault
+from emu.mm.filemap import max_pgoff
+from emu.mm.kernel import Kernel
+from emu.mm.mapcount import page_add_file_rmap, page_remove_rmap
+from emu.mm.memory import flush_tlb_vaddrs, pte_flags, pte_pfns, transfer_dirty_bits, zap_rmap_many
+from emu.mm.mlock import munlock_page
+from emu.mm.mmap import MAP_NONBLOCK
+from emu.mm.page_alloc import put_page
+from emu.mm.vma_ops import i_mmap_insert, i_mmap_remove
+from emu.mm.vma_prot import bind_rmap
+from emu.mm_types.events import EventKind
+from emu.mm_types.mm import Mm
+from emu.mm_types.page import PG_ANON, PG_LOCKED
+from emu.mm_types.pgtable import NoFrameError, U64Array, set_pte, set_ptes
+from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VM_SHARED, VmArea
+
+
+def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgoff: int, flags: int) -> None:
+    """Let the pages of [start, start + nbytes) show the file from page `pgoff` on.
+
+    `start` and `nbytes` are rounded down to pages. Errors: EINVAL (prot not 0, no length, wrap, pgoff that the format
+    cannot encode, no shared VMA of a file there, beyond that VMA), EPERM (privilege required), ENOMEM.
+    Unknown flags are ignored; MAP_NONBLOCK: no prefault.
+    """
+    if prot:
+        raise OSError(errno.EINVAL, "remap_file_pages takes prot 0: protections are the mapping's")
+    start &= -k.page_size
+    nbytes &= -k.page_size
+    nr_pages = nbytes >> k.page_shift
+    if nr_pages <= 0 or start < 0:
+        raise OSError(errno.EINVAL, "remap_file_pages needs at least one whole page, in user space")
+    if pgoff < 0 or pgoff + nr_pages - 1 > k.fmt.max_pgoff:
+        raise OSError(errno.EINVAL, f"page offset {pgoff} does not fit a {k.fmt.name} file PTE")
+    mm.mmap_sem.down_read()
+    try:
+        vma = _find_vma_to_remap(k, mm, start, nbytes)
+        if not vma.flags & VM_NONLINEAR:
+            if pgoff == vma.linear_pgoff(start):
+                return
+            mm.mmap_sem.up_read()
+            mm.mmap_sem.down_write()
+            try:
+                make_nonlinear(k, mm, vma, nr_pages)
+            finally:
+                mm.mmap_sem.up_write()
+                mm.mmap_sem.down_read()
+        k.vmstat.nr_remap += nr_pages
+        if k.events is not None:
+            k.emit(EventKind.REMAP, mm=mm.ident, vaddr=start, pgoff=pgoff, arg=nr_pages)
+        prefault = not flags & MAP_NONBLOCK
+        end = start + nbytes
+        while start < end:
+            _remap_page(k, mm, vma, start, pgoff, prefault=prefault)
+            start += k.page_size
+            pgoff += 1
+    finally:
+        mm.mmap_sem.up_read()
+
+
+def _find_vma_to_remap(k: Kernel, mm: Mm, start: int, nbytes: int) -> VmArea:
+    vma = mm.vmas.find(start)
+    if vma is None or start < vma.start or start + nbytes > vma.end:
+        raise OSError(errno.EINVAL, f"{nbytes:#x} bytes at {start:#x} do not lie within one mapping")
+    if not vma.flags & VM_SHARED or vma.mapping is None:
+        raise OSError(errno.EINVAL, f"the mapping at {start:#x} is not a shared mapping of a file")
+    if k.options.remap_privileged and not mm.privileged:
+        raise OSError(errno.EPERM, "remap_file_pages needs privilege on this machine")
+    return vma
+
+
+def make_nonlinear(k: Kernel, mm: Mm, vma: VmArea, nr_pages: int) -> None:
+    """Convert a linear VMA, with the PTEs that it has; it stays nonlinear for good.
+
+    EPERM beyond the machine's bound on nonlinear pages of an unprivileged process, if there is one.
+    """
+    bound = k.options.nonlinear_max_pages
+    if bound and not mm.privileged and mm.nr_nonlinear + vma.nr_pages > bound:
+        raise OSError(errno.EPERM, f"{nr_pages} pages more would exceed the bound of {bound} nonlinear pages")
+    i_mmap_remove(vma)
+    vma.flags |= VM_NONLINEAR
+    i_mmap_insert(vma)
+    mm.nr_nonlinear += vma.nr_pages
+    bind_rmap(k, vma)
+    k.rmap.vma_converted(vma)
+
+
+def _remap_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, *, prefault: bool) -> None:
+    """Put a file PTE at `vaddr`, or at once the page, if it is to be prefaulted and is cached."""
+    pt = mm.pt
+    leaf = pt.leaves.get(vaddr >> pt.leaf_shift)
+    if leaf is None:
+        try:
+            leaf = pt.leaf(vaddr)
+        except NoFrameError:
+            raise OSError(errno.ENOMEM, "no frame for a page table") from None
+    old = leaf[vaddr >> k.page_shift & pt.leaf_mask]
+    fmt = k.fmt
+    mapping = vma.mapping
+    assert mapping is not None
+    pfn = 0
+    if prefault:
+        pfn = mapping.pages.lookup(pgoff)
+        if pfn and (k.mem_map.flags[pfn] & PG_LOCKED or vma.flags & VM_LOCKED or pgoff >= max_pgoff(k, mapping)):
+            pfn = 0
+    if pfn:
+        new = pfn << fmt.pfn_shift | vma.page_prot
+        k.mem_map.refcount[pfn] += 1
+    else:
+        new = fmt.pgoff_to_pte(pgoff)
+    if old & (fmt.present_mask | fmt.protnone_mask):
+        _replace_present(k, mm, vma, vaddr, old, new)
+    else:
+        set_pte(mm, vma, vaddr, old, new)
+    if pfn:
+        page_add_file_rmap(k, mm, pfn)
+        k.vmstat.nr_populate += 1
+        k.vmstat.pgfault += 1
+    elif prefault:
+        k.vmstat.nr_populate += 1
+        try:
+            handle_mm_fault(k, mm, vma, vaddr, write=False)
+        except BusError:
+            # Beyond the end of the file: the file PTE stays, and a later access gets its SIGBUS.
+            return
+        except OutOfMemory as error:
+            raise OSError(errno.ENOMEM, str(error)) from None
+
+
+def _replace_present(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old: int, new: int) -> None:
+    """Replace a present PTE: flush, hand over its dirty bit, let go of its page (zap_pte)."""
+    fmt = k.fmt
+    set_pte(mm, vma, vaddr, old, new)
+    k.flush_tlb_page(mm, vaddr)
+    old_pfn = fmt.pte_pfn(old)
+    if fmt.pte_dirty(old) and not k.mem_map.flags[old_pfn] & PG_ANON and vma.mapping is not None:
+        k.set_page_dirty(k, vma.mapping, old_pfn)
+    if vma.flags & VM_LOCKED:
+        munlock_page(k, old_pfn)
+    page_remove_rmap(k, mm, old_pfn)
+    put_page(k, old_pfn)
+
+
+def remap_file_pages_bulk(k: Kernel, mm: Mm, vaddrs: U64Array, pgoffs: U64Array) -> None:
+    """Remap many single pages of one VMA at once, without prefault: fremap's own call, as if MAP_NONBLOCK, one by one.
+
+    Shapes: both (n,); vaddrs on page borders; of a vaddr given twice the last one counts. Errors as remap_file_pages.
+    """
+    if vaddrs.shape != pgoffs.shape or vaddrs.ndim != 1:
+        raise OSError(errno.EINVAL, f"vaddrs {vaddrs.shape} and pgoffs {pgoffs.shape} are not two arrays of one length")
+    if not len(vaddrs):
+        return
+    if int(pgoffs.max()) > k.fmt.max_pgoff:
+        raise OSError(errno.EINVAL, f"page offset {int(pgoffs.max())} does not fit a {k.fmt.name} file PTE")
+    low, high = int(vaddrs.min()), int(vaddrs.max())
+    if bool((vaddrs & np.uint64(k.page_size - 1)).any()):
+        raise OSError(errno.EINVAL, "remap_file_pages_bulk takes addresses on page borders")
+    mm.mmap_sem.down_write()
+    try:
+        vma = _find_vma_to_remap(k, mm, low, high + k.page_size - low)
+        linear = ((vaddrs - np.uint64(vma.start)) >> np.uint64(k.page_shift)) + np.uint64(vma.pgoff)
+        if not vma.flags & VM_NONLINEAR:
+            if bool((linear == pgoffs).all()):
+                return
+            make_nonlinear(k, mm, vma, len(vaddrs))
+        _install_file_ptes(k, mm, vma, vaddrs, pgoffs)
+    finally:
+        mm.mmap_sem.up_write()
+
+
+def _install_file_ptes(k: Kernel, mm: Mm, vma: VmArea, vaddrs: U64Array, pgoffs: U64Array) -> None:
+    span = 1 << mm.pt.leaf_shift
+    try:
+        for base in range(int(vaddrs.min()) & -span, int(vaddrs.max()) + 1, span):
+            mm.pt.leaf(base)
+    except NoFrameError:
+        raise OSError(errno.ENOMEM, "no frame for a page table") from None
+    olds = mm.pt.get_many(vaddrs)
+    if bool(olds.any()):
+        # A vaddr that occurs twice must be reported once.
+        _, last = np.unique(vaddrs[::-1], return_index=True)
+        keep = len(vaddrs) - 1 - last
+        vaddrs, pgoffs, olds = vaddrs[keep], pgoffs[keep], olds[keep]
+    set_ptes(mm, vma, vaddrs, olds, k.fmt.pgoff_to_pte_bulk(pgoffs))
+    k.vmstat.nr_remap += len(vaddrs)
+    present, _ = pte_flags(k, olds)
+    if bool(present.any()):
+        flush_tlb_vaddrs(k, mm, vaddrs[present])
+        transfer_dirty_bits(k, olds[present])
+        zap_rmap_many(k, mm, pte_pfns(k, olds[present]))

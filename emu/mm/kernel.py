@@ -1,0 +1,194 @@
+"""Kernel: the emulated kernel's global variables, and the few operations that every room needs.
+
+Functions of the other rooms take the Kernel as their first argument, as the kernel's functions use globals.
+One thread runs it; kernel threads get their turn at fault and system-call boundaries and at quanta.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from emu.errors import KernelBug
+from emu.mm_types.clock import Clock, RealClock
+from emu.mm_types.events import EventKind, EventLog
+from emu.mm_types.locks import Locks
+from emu.mm_types.mm import Mm
+from emu.mm_types.page import LruLists, MemMap
+from emu.mm_types.pgtable import TlbGather
+from emu.mm_types.vmstat import VmStat
+from fsbackend.throttle import DirtyParams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from emu.hw.mmu import Mmu
+    from emu.hw.physmem import PhysMem
+    from emu.hw.pte import PteFormat
+    from emu.mm.inode import Inode
+    from emu.mm.io import IoQueue
+    from emu.mm.rmap.base import RmapStrategy
+    from emu.mm_types.address_space import AddressSpace
+    from fsbackend.bdi import BackingDevInfo
+
+MAX_MAP_COUNT = 65530
+"""Linux include/linux/mm.h: DEFAULT_MAX_MAP_COUNT."""
+
+
+@dataclass(slots=True)
+class Options:
+    """How this kernel was configured; fixed at boot.
+
+    `readahead_pages` is the largest read-ahead window (0: none). `remap_privileged` makes remap_file_pages ask for
+    privilege. `guest_cache` is how host files are opened: "none" with O_DIRECT, "writeback" through the host's
+    cache. `plain_caps` are the capabilities of files that are not on a fremap mount. `audit_dirty` counts pages
+    that are dirty in a PTE and nowhere else (unaccounted_dirty_max) at every boundary.
+    """
+
+    fault_path: str = "merged"
+    readahead_pages: int = 32
+    remap_privileged: bool = False
+    guest_cache: str = "none"
+    plain_caps: str = "disk"
+    audit_dirty: bool = False
+    max_map_count: int = MAX_MAP_COUNT
+    nonlinear_max_pages: int = 0
+    mapping_limit_bytes: int = 0
+
+
+@dataclass(slots=True)
+class KThreads:
+    """What the kernel threads are asked to do, and when they run by themselves next."""
+
+    flusher_next_s: float = 0.0
+    flusher_wanted: bool = False
+    flusher_running: bool = False
+    kswapd_wanted: bool = False
+    audit_wanted: bool = False
+
+
+@dataclass(slots=True)
+class Watermarks:
+    """Free frames: below `low` kswapd wakes and works up to `high`; below `min` an allocator reclaims itself."""
+
+    min: int
+    low: int
+    high: int
+
+
+class Kernel:
+    """State of one emulated kernel over its RAM and CPUs."""
+
+    def __init__(
+        self,
+        ram: "PhysMem",
+        fmt: "PteFormat",
+        cpus: "list[Mmu]",
+        *,
+        options: Options,
+        params: DirtyParams,
+        clock: Clock | None = None,
+        events: EventLog | None = None,
+    ) -> None:
+        self.ram = ram
+        self.fmt = fmt
+        self.page_shift = fmt.page_shift
+        self.page_size = 1 << fmt.page_shift
+        self.cpus = cpus
+        self.cpu = 0
+        self.options = options
+        self.params = params
+        self.clock: Clock = RealClock() if clock is None else clock
+        self.events = events
+        self.preempt: Callable[[str], None] | None = None
+        self.block_on_page: Callable[[int], None] | None = None
+        self.mem_map = MemMap(ram.nr_frames)
+        self.lru = LruLists(self.mem_map)
+        self.vmstat = VmStat()
+        self.locks = Locks()
+        self.kthreads = KThreads()
+        low = max(ram.nr_frames // 64, 8)
+        self.watermarks = Watermarks(min=low // 2, low=low, high=low + low // 2)
+        self.mms: dict[int, Mm] = {}
+        self.inodes: dict[tuple[int, int], Inode] = {}
+        self.mappings: dict[int, AddressSpace] = {}
+        self.bdis: dict[tuple[int, str], BackingDevInfo] = {}
+        self.dirty_mappings: dict[AddressSpace, None] = {}
+        self.current: list[Mm | None] = [None] * len(cpus)
+        self.pause_s = 0.0
+        self.pause_bdi: BackingDevInfo | None = None
+        self.dirtied_since_check = 0
+        self.poll_interval = 1
+        self.next_ident = 1
+        # Wired up by boot(): rooms above this one.
+        self.rmap: RmapStrategy
+        self.io: IoQueue
+        self.try_to_free_pages: Callable[[Kernel, int], int]
+        self.set_page_dirty: Callable[[Kernel, AddressSpace, int], bool]
+
+    def new_ident(self) -> int:
+        """Return a number for a new mm or address space, never used before."""
+        ident = self.next_ident
+        self.next_ident = ident + 1
+        return ident
+
+    def emit(self, kind: EventKind, **fields: int) -> None:
+        """Record an event; call it only where `events` is not None."""
+        if self.events is not None:
+            self.events.emit(kind, self.clock.now(), cpu=self.cpu, **fields)
+
+    def preempt_point(self, name: str) -> None:
+        """Let a test interleave something at a named point."""
+        if self.preempt is not None:
+            self.preempt(name)
+
+    def wait_on_page_locked(self, pfn: int) -> None:
+        """Let whoever holds the page lock go on; with nobody to run that would be a deadlock."""
+        if self.block_on_page is None:
+            raise KernelBug(f"deadlock on a page lock: {self.mem_map.describe(pfn)}")
+        self.block_on_page(pfn)
+
+    def switch_mm(self, mm: Mm) -> "Mmu":
+        """Load an mm's page table on the present CPU, if it is not there already; no flush, ASIDs tell them apart."""
+        mmu = self.cpus[self.cpu]
+        if self.current[self.cpu] is not mm:
+            if mm.dead:
+                raise KernelBug(f"{mm!r} is dead and cannot run")
+            self.current[self.cpu] = mm
+            mm.cpu_mask |= 1 << self.cpu
+            mmu.load_root(mm.pt.root_pfn, mm.asid)
+            if self.events is not None:
+                self.emit(EventKind.SWITCH, mm=mm.ident)
+        return mmu
+
+    def flush_tlb_page(self, mm: Mm, vaddr: int) -> None:
+        """Drop one translation from the TLB of every CPU that may hold it (flush_tlb_page)."""
+        mask, cpu = mm.cpu_mask, 0
+        while mask:
+            if mask & 1:
+                self.cpus[cpu].invalidate_page(vaddr, mm.asid)
+                if cpu == self.cpu:
+                    self.vmstat.nr_tlb_local_flush_one += 1
+                else:
+                    self.vmstat.nr_tlb_remote_flush += 1
+            mask >>= 1
+            cpu += 1
+
+    def flush_tlb_mm(self, mm: Mm, vaddrs: list[int] | None = None) -> None:
+        """Drop some (or all: None) translations of an mm from every CPU that may hold them."""
+        if self.events is not None:
+            self.emit(EventKind.TLB_FLUSH, mm=mm.ident, arg=-1 if vaddrs is None else len(vaddrs))
+        if vaddrs is not None:
+            for vaddr in vaddrs:
+                self.flush_tlb_page(mm, vaddr)
+            return
+        for cpu, mmu in enumerate(self.cpus):
+            if mm.cpu_mask >> cpu & 1:
+                mmu.invalidate_asid(mm.asid)
+                if cpu == self.cpu:
+                    self.vmstat.nr_tlb_local_flush_all += 1
+                else:
+                    self.vmstat.nr_tlb_remote_flush += 1
+
+    def gather(self, mm: Mm) -> TlbGather:
+        """Start a gather for an mm; leaving its `with` block flushes what it owes."""
+        return TlbGather(mm, self.flush_tlb_mm)
+

@@ -1,0 +1,156 @@
+"""Page tables of ranges: taking pages out (zap), copying at fork, unmapping a file's pages everywhere.
+
+Source: Linux v2.6.20 mm/memory.c: zap_pte_range(), copy_one_pte(), unmap_mapping_range().
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from emu.mm.kernel import Kernel
+from emu.mm.mapcount import page_dup_rmap, zap_rmap_many
+from emu.mm_types.address_space import AddressSpace
+from emu.mm_types.mm import Mm
+from emu.mm_types.page import PG_ANON
+from emu.mm_types.pgtable import U64Array, set_ptes
+from emu.mm_types.vma import VM_MAYWRITE, VM_NONLINEAR, VM_SHARED, VmArea
+
+_ALL = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class ZapDetails:
+    """What to spare (struct zap_details): only file pages with `first` <= pgoff < `stop` go; a nonlinear VMA keeps a
+    file PTE wherever the page is not the linear one, and those that it has. `even_cows`: private copies go, too.
+    """
+
+    first: int = 0
+    stop: int = _ALL
+    even_cows: bool = False
+
+
+def pte_flags(k: Kernel, ptes: U64Array) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return two masks over PTEs: which are present (PROT_NONE included), which are dirty."""
+    fmt = k.fmt
+    present = (ptes & np.uint64(fmt.present_mask | fmt.protnone_mask)) != 0
+    dirty = np.zeros(len(ptes), np.bool_)
+    for mask, value in fmt.dirty_rules:
+        dirty |= (ptes & np.uint64(mask)) == np.uint64(value)
+    return present, dirty & present
+
+
+def pte_pfns(k: Kernel, ptes: U64Array) -> npt.NDArray[np.int64]:
+    """Return the frames of present PTEs."""
+    return ((ptes & np.uint64(k.fmt.pfn_mask)) >> np.uint64(k.fmt.pfn_shift)).astype(np.int64)
+
+
+def zap_page_range(k: Kernel, vma: VmArea, start: int, end: int, details: ZapDetails | None = None) -> int:
+    """Take the pages of [start, end) out of a VMA; return how many PTEs went.
+
+    Dirty bits of PTEs go to PG_dirty; references are put after the TLB flush. Without `details` file PTEs go, too.
+    """
+    mm = vma.mm
+    vaddrs, ptes = mm.pt.entries(start, end)
+    if not len(vaddrs):
+        return 0
+    present, _ = pte_flags(k, ptes)
+    going = present.copy()
+    news = np.zeros(len(ptes), np.uint64)
+    pfns = pte_pfns(k, ptes)
+    if details is None:
+        going[:] = True
+    else:
+        index = k.mem_map.index_array[np.where(present, pfns, 0)]
+        anon = (k.mem_map.flags_array[np.where(present, pfns, 0)] & PG_ANON) != 0
+        inside = (index >= details.first) & (index < details.stop)
+        going &= np.where(anon, details.even_cows, inside)
+        if vma.flags & VM_NONLINEAR:
+            linear = ((vaddrs - np.uint64(vma.start)) >> np.uint64(k.page_shift)).astype(np.int64) + vma.pgoff
+            elsewhere = going & (index != linear)
+            news[elsewhere] = k.fmt.pgoff_to_pte_bulk(index[elsewhere].astype(np.uint64))
+    if not going.any():
+        return 0
+    vaddrs, ptes, news, present, pfns = vaddrs[going], ptes[going], news[going], present[going], pfns[going]
+    set_ptes(mm, vma, vaddrs, ptes, news)
+    flush_tlb_vaddrs(k, mm, vaddrs[present])
+    # The hardware may have set dirty bits until just before the PTEs were cleared; nothing ran since.
+    transfer_dirty_bits(k, ptes)
+    zap_rmap_many(k, mm, pfns[present])
+    k.locks.visits.total += len(vaddrs)
+    return len(vaddrs)
+
+
+def flush_tlb_vaddrs(k: Kernel, mm: Mm, vaddrs: U64Array) -> None:
+    """Flush the translations of many pages of an mm, one by one or all together."""
+    if len(vaddrs):
+        with k.gather(mm) as tlb:
+            if len(vaddrs) > tlb.CEILING:
+                tlb.add_all()
+            else:
+                for vaddr in vaddrs.tolist():
+                    tlb.add(vaddr)
+
+
+def transfer_dirty_bits(k: Kernel, ptes: U64Array) -> None:
+    """Mark the file pages dirty that these PTEs dirtied (set_page_dirty in zap_pte_range)."""
+    _, dirty = pte_flags(k, ptes)
+    for pfn in np.unique(pte_pfns(k, ptes[dirty])).tolist():
+        mapping = k.mappings.get(k.mem_map.mapping[pfn])
+        if mapping is not None and not k.mem_map.flags[pfn] & PG_ANON:
+            k.set_page_dirty(k, mapping, pfn)
+
+
+def copy_page_range(k: Kernel, child: VmArea, parent: VmArea) -> None:
+    """Give the child the parent's PTEs where a fault could not make them again.
+
+    Linear file mappings without private copies are left to faults. A shared mapping's PTEs become clean in the child
+    and stay as writable as the parent's; private writable ones become read-only in both.
+    """
+    linear_file = parent.mapping is not None and not parent.flags & VM_NONLINEAR
+    if linear_file and parent.flags & VM_SHARED:
+        return
+    # Tables first: reclaim on their behalf may change the very PTEs that are to be copied.
+    for key in parent.mm.pt.leaf_keys(parent.start, parent.end):
+        child.mm.pt.leaf(key << child.mm.pt.leaf_shift)
+    vaddrs, ptes = parent.mm.pt.entries(parent.start, parent.end)
+    if not len(vaddrs):
+        return
+    fmt = k.fmt
+    cow = parent.flags & (VM_SHARED | VM_MAYWRITE) == VM_MAYWRITE
+    present, _ = pte_flags(k, ptes)
+    copies = ptes.copy()
+    protected = ptes.copy()
+    for place in np.flatnonzero(present).tolist():
+        pte = int(ptes[place])
+        if cow:
+            pte = fmt.pte_wrprotect(pte)
+            protected[place] = pte
+        if parent.flags & VM_SHARED:
+            pte = fmt.pte_mkclean(pte)
+        copies[place] = fmt.pte_mkold(pte)
+        page_dup_rmap(k, child.mm, fmt.pte_pfn(pte))
+    changed = protected != ptes
+    if changed.any():
+        set_ptes(parent.mm, parent, vaddrs[changed], ptes[changed], protected[changed])
+        flush_tlb_vaddrs(k, parent.mm, vaddrs[changed])
+    set_ptes(child.mm, child, vaddrs, np.zeros_like(copies), copies)
+
+
+def unmap_mapping_range(k: Kernel, mapping: AddressSpace, first: int, stop: int, *, even_cows: bool) -> int:
+    """Take the pages [first, stop) of a file out of every VMA that maps them; return how many PTEs went."""
+    details = ZapDetails(first, stop, even_cows)
+    mapping.i_mmap_lock.down_write()
+    mapping.truncate_count += 1
+    try:
+        count = 0
+        for vma in mapping.i_mmap.overlapping(first, stop):
+            low = max(first - vma.pgoff, 0)
+            high = min(stop - vma.pgoff, vma.nr_pages)
+            start = vma.start + (low << k.page_shift)
+            count += zap_page_range(k, vma, start, vma.start + (high << k.page_shift), details)
+        for vma in list(mapping.i_mmap_nonlinear):
+            count += zap_page_range(k, vma, vma.start, vma.end, details)
+        return count
+    finally:
+        mapping.i_mmap_lock.up_write()

@@ -1,0 +1,96 @@
+"""page_mkclean and clear_page_dirty_for_io: write-protect a page's PTEs so that the next store is seen.
+
+Order, without which writes are lost: every PTE that is writable or dirty loses both bits, every TLB that may hold it
+is flushed, the dirty bits are folded into PG_dirty, and only then is PG_dirty cleared and are the bytes read.
+
+Source: Linux v2.6.20 mm/rmap.c: page_mkclean(), page_mkclean_one(); mm/page-writeback.c:
+clear_page_dirty_for_io().
+"""
+
+from emu.errors import KernelBug
+from emu.mm.kernel import Kernel
+from emu.mm_types.address_space import AddressSpace
+from emu.mm_types.events import EventKind
+from emu.mm_types.mm import Mm
+from emu.mm_types.page import PG_DIRTY, PG_LOCKED
+from emu.mm_types.page_tree import TAG_DIRTY
+from emu.mm_types.pgtable import set_pte
+from emu.mm_types.vma import VM_SHARED, VmArea
+
+
+def page_mkclean(k: Kernel, mapping: AddressSpace, pfn: int) -> int:
+    """Write-protect and clean every PTE that maps a locked page; return how many there were to clean."""
+    if not k.mem_map.flags[pfn] & PG_LOCKED:
+        raise KernelBug(f"page_mkclean of an unlocked page: {k.mem_map.describe(pfn)}")
+    vmstat = k.vmstat
+    vmstat.mkclean_calls += 1
+    if not k.mem_map.mapcount[pfn]:
+        return 0
+    cost = k.rmap.cost
+    pte_visits, node_visits = cost.pte_visits, cost.node_visits
+    linear_visits = cleaned = 0
+    fmt = k.fmt
+    pfn_mask, frame = fmt.pfn_mask, pfn << fmt.pfn_shift
+
+    def one(mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
+        """Do page_mkclean_one()."""
+        if not (fmt.pte_write(pte) or fmt.pte_dirty(pte)):
+            return False
+        set_pte(mm, vma, vaddr, pte, fmt.pte_mkclean(fmt.pte_wrprotect(pte)))
+        k.flush_tlb_page(mm, vaddr)
+        return True
+
+    mapping.i_mmap_lock.down_write()
+    try:
+        if mapping.i_mmap:
+            for vma in mapping.i_mmap.stab(k.mem_map.index[pfn]):
+                if not vma.flags & VM_SHARED:
+                    continue
+                vaddr = vma.vma_address(k.mem_map.index[pfn])
+                pte = vma.mm.pt.get(vaddr)
+                linear_visits += 1
+                if fmt.pte_present(pte) and pte & pfn_mask == frame:
+                    cleaned += one(vma.mm, vma, vaddr, pte)
+        if mapping.i_mmap_nonlinear:
+            cleaned += k.rmap.mkclean(pfn, mapping, one)
+        pte_visits = cost.pte_visits - pte_visits + linear_visits
+        node_visits = cost.node_visits - node_visits
+        k.locks.visits.total += pte_visits + node_visits
+    finally:
+        mapping.i_mmap_lock.up_write()
+    vmstat.mkclean_pte_visits += pte_visits
+    vmstat.mkclean_node_visits += node_visits
+    vmstat.mkclean_cleaned += cleaned
+    if k.events is not None:
+        k.emit(EventKind.MKCLEAN, mapping=mapping.ident, pfn=pfn, pgoff=k.mem_map.index[pfn], arg=cleaned)
+    return cleaned
+
+
+def clear_page_dirty_for_io(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:
+    """Take PG_dirty off a locked page that is about to be written; False if it was not dirty.
+
+    The DIRTY tag stays until set_page_writeback, so that a sync that runs meanwhile still finds the page.
+    """
+    mem_map = k.mem_map
+    if mapping.account_dirty and page_mkclean(k, mapping, pfn):
+        # Fold the PTEs' dirty bits: set_page_dirty() of a page that is dirty already costs nothing.
+        k.set_page_dirty(k, mapping, pfn)
+    flags = mem_map.flags[pfn]
+    if not flags & PG_DIRTY:
+        return False
+    mem_map.flags[pfn] = flags & ~PG_DIRTY
+    if mapping.account_dirty:
+        k.vmstat.nr_dirty -= 1
+    k.kthreads.audit_wanted = True
+    return True
+
+
+def cancel_dirty_page(k: Kernel, mapping: AddressSpace, pfn: int) -> None:
+    """Take PG_dirty off a page whose bytes are no longer wanted (truncated); nothing is written."""
+    flags = k.mem_map.flags[pfn]
+    if flags & PG_DIRTY:
+        k.mem_map.flags[pfn] = flags & ~PG_DIRTY
+        mapping.pages.clear_tag(k.mem_map.index[pfn], TAG_DIRTY)
+        if mapping.account_dirty:
+            k.vmstat.nr_dirty -= 1
+            mapping.bdi.account_page_cleaned()

@@ -1,0 +1,170 @@
+"""mmap and munmap.
+
+Source: Linux v2.6.23 mm/mmap.c: do_mmap_pgoff(), get_unmapped_area(), do_munmap(), unmap_region().
+"""
+
+import errno
+import mmap as host_mmap
+from typing import TYPE_CHECKING
+
+from emu.mm.inode import Inode, open_shmem
+from emu.mm.kernel import Kernel
+from emu.mm.memory import pte_flags, pte_pfns, zap_page_range
+from emu.mm.mlock import munlock_page
+from emu.mm.vma_ops import cut_vma, merge_around, new_vma, remove_vma, vma_link
+from emu.mm_types.mm import Mm
+from emu.mm_types.vma import (
+    VM_EXEC,
+    VM_LOCKED,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+    VmArea,
+)
+
+if TYPE_CHECKING:
+    from emu.mm_types.address_space import AddressSpace
+
+PROT_READ, PROT_WRITE, PROT_EXEC = host_mmap.PROT_READ, host_mmap.PROT_WRITE, host_mmap.PROT_EXEC
+MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = host_mmap.MAP_SHARED, host_mmap.MAP_PRIVATE, host_mmap.MAP_ANONYMOUS
+MAP_FIXED = 0x10
+MAP_LOCKED = 0x2000
+MAP_POPULATE = 0x8000
+MAP_NONBLOCK = 0x10000
+MAP_FIXED_NOREPLACE = 0x100000
+
+MMAP_MIN_ADDR = 0x10000
+"""Lowest address that mmap gives or takes (vm.mmap_min_addr)."""
+
+
+def prot_to_flags(prot: int) -> int:
+    """Translate PROT_* to VM_* (calc_vm_prot_bits)."""
+    return (
+        (VM_READ if prot & PROT_READ else 0)
+        | (VM_WRITE if prot & PROT_WRITE else 0)
+        | (VM_EXEC if prot & PROT_EXEC else 0)
+    )
+
+
+def page_align(k: Kernel, nbytes: int) -> int:
+    """Round up to whole pages."""
+    return (nbytes + k.page_size - 1) & -k.page_size
+
+
+def do_mmap(
+    k: Kernel, mm: Mm, vaddr: int, nbytes: int, prot: int, flags: int, inode: Inode | None, pgoff: int
+) -> int:
+    """Map `nbytes` of a file from page `pgoff`, or of anonymous memory, and return where.
+
+    Errors: EINVAL (no length, neither or both of MAP_SHARED and MAP_PRIVATE, MAP_FIXED off a page border), ENOMEM (no
+    room, max_map_count, outside user space), EACCES (shared writable mapping of a file that is not open for
+    writing), EEXIST (MAP_FIXED_NOREPLACE), EOVERFLOW.
+    """
+    kind = flags & (MAP_SHARED | MAP_PRIVATE)
+    if kind not in {MAP_SHARED, MAP_PRIVATE}:
+        raise OSError(errno.EINVAL, "give one of MAP_SHARED and MAP_PRIVATE")
+    if nbytes <= 0:
+        raise OSError(errno.EINVAL, "a mapping needs a length")
+    nbytes = page_align(k, nbytes)
+    if nbytes > mm.task_size:
+        raise OSError(errno.ENOMEM, "the mapping is larger than the address space")
+    if pgoff < 0 or pgoff + (nbytes >> k.page_shift) > 1 << 52:
+        raise OSError(errno.EOVERFLOW, "the file offset is out of range")
+    if mm.map_count > k.options.max_map_count:
+        raise OSError(errno.ENOMEM, f"the process has max_map_count ({k.options.max_map_count}) mappings already")
+    vm_flags = prot_to_flags(prot) | mm.def_flags | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+    if flags & MAP_LOCKED:
+        vm_flags |= VM_LOCKED
+    if kind == MAP_SHARED:
+        vm_flags |= VM_SHARED | VM_MAYSHARE
+        if inode is not None and not inode.writable:
+            if prot & PROT_WRITE:
+                raise OSError(errno.EACCES, f"{inode.name} is not open for writing")
+            # As the kernel does: mprotect(PROT_WRITE) then fails, too.
+            vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
+    vaddr = _get_unmapped_area(k, mm, vaddr, nbytes, flags)
+    if flags & MAP_FIXED:
+        do_munmap(k, mm, vaddr, nbytes)
+    if inode is None and kind == MAP_SHARED:
+        inode = open_shmem(k, nbytes)
+        pgoff = 0
+    mapping: AddressSpace | None = None if inode is None else inode.mapping
+    vma = new_vma(k, mm, vaddr, vaddr + nbytes, vm_flags, pgoff if mapping is not None else 0, mapping)
+    vma_link(mm, vma)
+    merge_around(k, mm, vma)
+    return vaddr
+
+
+def _get_unmapped_area(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) -> int:
+    """Return where a mapping goes: exactly there (MAP_FIXED), there if free, or the highest gap."""
+    if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
+        if vaddr & (k.page_size - 1):
+            raise OSError(errno.EINVAL, f"MAP_FIXED needs an address on a page border, not {vaddr:#x}")
+        if vaddr < 0 or vaddr + nbytes > mm.task_size:
+            raise OSError(errno.ENOMEM, f"{vaddr:#x} + {nbytes:#x} lies outside user space")
+        if vaddr < MMAP_MIN_ADDR:
+            raise OSError(errno.EPERM, f"mappings start at {MMAP_MIN_ADDR:#x} (mmap_min_addr)")
+        if flags & MAP_FIXED_NOREPLACE and mm.vmas.overlapping(vaddr, vaddr + nbytes):
+            raise OSError(errno.EEXIST, f"something is mapped at {vaddr:#x}")
+        return vaddr
+    if vaddr:
+        vaddr = page_align(k, vaddr)
+        if (
+            vaddr >= MMAP_MIN_ADDR
+            and vaddr + nbytes <= mm.task_size
+            and not mm.vmas.overlapping(vaddr, vaddr + nbytes)
+        ):
+            return vaddr
+    top = mm.task_size & -k.page_size
+    found = mm.vmas.gap(nbytes, page_align(k, MMAP_MIN_ADDR), top)
+    if found < 0:
+        raise OSError(errno.ENOMEM, f"no free range of {nbytes:#x} bytes in the address space")
+    return found
+
+
+def do_munmap(k: Kernel, mm: Mm, vaddr: int, nbytes: int) -> None:
+    """Unmap a range, whatever is mapped there. EINVAL off a page border, without length or outside user space."""
+    if vaddr & (k.page_size - 1) or nbytes <= 0 or vaddr < 0 or vaddr > mm.task_size - nbytes:
+        raise OSError(errno.EINVAL, f"munmap of {nbytes} bytes at {vaddr:#x}: not a range of pages")
+    end = vaddr + page_align(k, nbytes)
+    going = mm.vmas.overlapping(vaddr, end)
+    if not going:
+        return
+    first, last = going[0], going[-1]
+    if first.start < vaddr and first.end > end and mm.map_count >= k.options.max_map_count:
+        raise OSError(errno.ENOMEM, f"the process has max_map_count ({k.options.max_map_count}) mappings already")
+    if first.start < vaddr:
+        going[0] = cut_vma(k, mm, first, vaddr)
+        last = going[-1]
+    if last.end > end:
+        cut_vma(k, mm, last, end)
+    for vma in going:
+        if vma.flags & VM_LOCKED:
+            munlock_vma_pages(k, vma)
+        zap_page_range(k, vma, vma.start, vma.end)
+        remove_vma(k, mm, vma)
+    _free_pgtables(k, mm, vaddr, end)
+
+
+def munlock_vma_pages(k: Kernel, vma: VmArea) -> None:
+    """Take the mlock mark off every page that a VMA maps."""
+    _, ptes = vma.mm.pt.entries(vma.start, vma.end)
+    present, _ = pte_flags(k, ptes)
+    for pfn in set(pte_pfns(k, ptes[present]).tolist()):
+        munlock_page(k, pfn)
+
+
+def _free_pgtables(k: Kernel, mm: Mm, start: int, end: int) -> None:
+    """Free the page tables that no VMA can use any more, between the neighbours of an unmapped range."""
+    below = mm.vmas.prev(start)
+    above = mm.vmas.find(end)
+    floor = 0 if below is None else below.end
+    ceiling = mm.task_size if above is None else above.start
+    span = 1 << mm.pt.leaf_shift
+    low, high = start & -span, (end + span - 1) & -span
+    if mm.pt.free_range(low if low >= floor else low + span, high if high <= ceiling else high - span):
+        k.flush_tlb_mm(mm)

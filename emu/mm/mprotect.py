@@ -1,0 +1,82 @@
+"""mprotect.
+
+To read-only a PTE keeps its dirty bit; back to read-write, in an accounted shared mapping, a dirty PTE becomes
+writable at once, a clean one waits for its write fault.
+
+Source: Linux v2.6.20 mm/mprotect.c: sys_mprotect(), mprotect_fixup(), change_pte_range().
+"""
+
+import errno
+
+import numpy as np
+
+from emu.mm.kernel import Kernel
+from emu.mm.memory import flush_tlb_vaddrs, pte_flags
+from emu.mm.mmap import page_align, prot_to_flags
+from emu.mm.vma_ops import isolate, merge_around
+from emu.mm.vma_prot import bind_rmap, vma_set_page_prot
+from emu.mm_types.mm import Mm
+from emu.mm_types.page import PG_ANON
+from emu.mm_types.pgtable import set_ptes
+from emu.mm_types.vma import VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, VmArea
+
+_PROT_ALL = 7
+
+
+def do_mprotect(k: Kernel, mm: Mm, vaddr: int, nbytes: int, prot: int) -> None:
+    """Change the protection of a range of whole pages.
+
+    Errors: EINVAL (off a page border, unknown bits), ENOMEM (part of it is not mapped; what lies before the hole is
+    changed), EACCES (a shared mapping of a file that is not open for writing).
+    """
+    if vaddr & (k.page_size - 1) or prot & ~_PROT_ALL:
+        raise OSError(errno.EINVAL, f"mprotect at {vaddr:#x}, prot {prot:#x}: off a page border, or unknown bits")
+    nbytes = page_align(k, nbytes)
+    end = vaddr + nbytes
+    if not nbytes:
+        return
+    if nbytes < 0 or end > mm.task_size:
+        raise OSError(errno.ENOMEM, f"{vaddr:#x} + {nbytes:#x} lies outside user space")
+    newflags = prot_to_flags(prot)
+    place = vaddr
+    while place < end:
+        vma = mm.vmas.find(place)
+        if vma is None or vma.start > place:
+            raise OSError(errno.ENOMEM, f"nothing is mapped at {place:#x}")
+        if newflags & ~(vma.flags >> 4) & (VM_READ | VM_WRITE | VM_EXEC):
+            raise OSError(errno.EACCES, f"the mapping at {place:#x} may not get that protection")
+        place = _mprotect_fixup(k, mm, vma, place, min(vma.end, end), newflags)
+
+
+def _mprotect_fixup(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int, newflags: int) -> int:
+    flags = vma.flags & ~(VM_READ | VM_WRITE | VM_EXEC) | newflags
+    if flags == vma.flags:
+        return end
+    vma = isolate(k, mm, vma, start, end)
+    vma.flags = flags
+    vma_set_page_prot(k, vma)
+    bind_rmap(k, vma)
+    change_protection(k, vma)
+    merge_around(k, mm, vma)
+    return end
+
+
+def change_protection(k: Kernel, vma: VmArea) -> None:
+    """Give the present PTEs of a VMA its protection, and flush."""
+    mm, fmt = vma.mm, k.fmt
+    vaddrs, ptes = mm.pt.entries(vma.start, vma.end)
+    present, dirty = pte_flags(k, ptes)
+    vaddrs, ptes, dirty = vaddrs[present], ptes[present], dirty[present]
+    read, write, execute = (bool(vma.flags & bit) for bit in (VM_READ, VM_WRITE, VM_EXEC))
+    shared = bool(vma.flags & VM_SHARED)
+    news = np.empty_like(ptes)
+    for place, (pte, pte_dirty) in enumerate(zip(ptes.tolist(), dirty.tolist(), strict=True)):
+        if shared:
+            writable = write and (pte_dirty or not vma.wants_writenotify)
+        else:
+            pfn = fmt.pte_pfn(pte)
+            flags = k.mem_map.flags[pfn]
+            writable = write and bool(flags & PG_ANON) and pte_dirty and k.mem_map.mapcount[pfn] == 1
+        news[place] = fmt.pte_modify(pte, read=read, write=writable, execute=execute)
+    set_ptes(mm, vma, vaddrs, ptes, news)
+    flush_tlb_vaddrs(k, mm, vaddrs)

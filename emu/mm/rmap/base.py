@@ -1,0 +1,160 @@
+"""The interface of a reverse-map strategy: how the PTEs of a page are found in nonlinear VMAs.
+
+Linear VMAs stay on i_mmap under every strategy and are not its business. The kernel tells a strategy what changes
+and asks it three questions of a page; it answers by calling `one(mm, vma, vaddr, pte)` for each PTE that it
+finds, which may change that very PTE (and so call back into `pte_changed`).
+
+Strategies know the kernel's state, never each other. What they touch they count in `visits`: a PTE visit is a PTE
+read, a node visit is a node or slot of the strategy's own structure read.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from emu.mm.kernel import Kernel
+from emu.mm_types.address_space import AddressSpace
+from emu.mm_types.mm import Mm
+from emu.mm_types.pgtable import U64Array
+from emu.mm_types.vma import VmArea
+
+# What a strategy calls for each PTE it finds; returns whether that PTE was affected.
+PteVisitor = Callable[[Mm, VmArea, int, int], bool]
+
+
+@dataclass(slots=True)
+class RmapCost:
+    """What a strategy has paid: visits so far, and the bytes of its structure now and at the peak."""
+
+    pte_visits: int = 0
+    node_visits: int = 0
+    nbytes: int = 0
+    nbytes_peak: int = 0
+
+    def set_bytes(self, nbytes: int) -> None:
+        """Note what is allocated now."""
+        self.nbytes = nbytes
+        self.nbytes_peak = max(self.nbytes_peak, nbytes)
+
+
+class RmapStrategy(Protocol):
+    """One answer to "which PTEs of nonlinear VMAs map this page?".
+
+    `name` is what --rmap takes. `finds_all` tells whether `unmap` reaches every PTE; if not, reclaim follows it with
+    the cluster scan. `cost` is live.
+    """
+
+    name: str
+    finds_all: bool
+    cost: RmapCost
+
+    def watches(self, vma: VmArea) -> bool:
+        """Tell whether PTE changes of this VMA must be reported to `pte_changed` and `ptes_changed`."""
+        ...
+
+    def pte_changed(self, mm: Mm, vma: VmArea, vaddr: int, old: int, new: int) -> None:
+        """Take note of one changed PTE of a watched VMA."""
+        ...
+
+    def ptes_changed(self, mm: Mm, vma: VmArea, vaddrs: U64Array, olds: U64Array, news: U64Array) -> None:
+        """Take note of many changed PTEs of a watched VMA, each vaddr once."""
+        ...
+
+    def vma_converted(self, vma: VmArea) -> None:
+        """Take over a VMA that has just become nonlinear, with the PTEs that it has."""
+        ...
+
+    def vma_split(self, vma: VmArea, new: VmArea) -> None:
+        """Take note that `new` was cut off `vma`; both have their final borders."""
+        ...
+
+    def vma_merged(self, vma: VmArea, gone: VmArea) -> None:
+        """Take note that `vma` now covers `gone`, too."""
+        ...
+
+    def vma_moved(self, vma: VmArea, old_start: int) -> None:
+        """Take note that a VMA and its PTEs moved from `old_start` (mremap)."""
+        ...
+
+    def vma_closed(self, vma: VmArea) -> None:
+        """Forget a VMA; its PTEs are gone already."""
+        ...
+
+    def mm_exit(self, mm: Mm) -> None:
+        """Forget an mm; its VMAs are closed already."""
+        ...
+
+    def mkclean(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
+        """Call `one` for every PTE of nonlinear VMAs that maps the page and is writable or dirty; return how many it hit."""
+        ...
+
+    def unmap(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
+        """Call `one` for the PTEs of nonlinear VMAs that map the page, as far as the strategy knows them."""
+        ...
+
+    def referenced(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
+        """Call `one` for the PTEs of nonlinear VMAs that map the page, as far as it is cheap."""
+        ...
+
+    def check(self, k: Kernel) -> Iterator[str]:
+        """Yield a line for each violation of the strategy's invariant (for check.py; may be slow)."""
+        ...
+
+
+class NothingKept:
+    """What a strategy does that keeps no structure: nothing, for every notice."""
+
+    finds_all = False
+
+    def __init__(self, k: Kernel) -> None:
+        self._k = k
+        self.cost = RmapCost()
+
+    def watches(self, vma: VmArea) -> bool:
+        """No PTE change is of interest."""
+        del vma
+        return False
+
+    def pte_changed(self, mm: Mm, vma: VmArea, vaddr: int, old: int, new: int) -> None:
+        """Keep nothing."""
+
+    def ptes_changed(self, mm: Mm, vma: VmArea, vaddrs: U64Array, olds: U64Array, news: U64Array) -> None:
+        """Keep nothing."""
+
+    def vma_converted(self, vma: VmArea) -> None:
+        """Keep nothing."""
+
+    def vma_split(self, vma: VmArea, new: VmArea) -> None:
+        """Keep nothing."""
+
+    def vma_merged(self, vma: VmArea, gone: VmArea) -> None:
+        """Keep nothing."""
+
+    def vma_moved(self, vma: VmArea, old_start: int) -> None:
+        """Keep nothing."""
+
+    def vma_closed(self, vma: VmArea) -> None:
+        """Keep nothing."""
+
+    def mm_exit(self, mm: Mm) -> None:
+        """Keep nothing."""
+
+    def mkclean(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
+        """Find nothing."""
+        del pfn, mapping, one
+        return 0
+
+    def unmap(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
+        """Find nothing: reclaim's cluster scan does it."""
+        del pfn, mapping, one
+        return 0
+
+    def referenced(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
+        """Find nothing: the cluster scan passes over young PTEs."""
+        del pfn, mapping, one
+        return 0
+
+    def check(self, k: Kernel) -> Iterator[str]:
+        """Nothing is kept, nothing can be wrong."""
+        del k
+        return iter(())

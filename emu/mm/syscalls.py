@@ -1,0 +1,194 @@
+"""mlock, munlock, msync, madvise, ftruncate: system calls over ranges of an mm.
+
+Source: Linux v2.6.20 mm/mlock.c: do_mlock(); mm/msync.c: sys_msync(); mm/madvise.c: madvise_vma(),
+madvise_dontneed().
+"""
+
+import errno
+import mmap as host_mmap
+from collections.abc import Iterator
+
+from emu.errors import BusError, OutOfMemory
+from emu.mm.fault import handle_mm_fault
+from emu.mm.filemap import max_pgoff, read_pages
+from emu.mm.kernel import Kernel
+from emu.mm.memory import ZapDetails, zap_page_range
+from emu.mm.mlock import mlock_vma_page
+from emu.mm.mmap import munlock_vma_pages, page_align
+from emu.mm.page_writeback import vfs_fsync_range
+from emu.mm.vma_ops import isolate, merge_around
+from emu.mm_types.address_space import AddressSpace
+from emu.mm_types.mm import Mm
+from emu.mm_types.vma import (
+    VM_EXEC,
+    VM_LOCKED,
+    VM_NONLINEAR,
+    VM_RAND_READ,
+    VM_READ,
+    VM_SEQ_READ,
+    VM_SHARED,
+    VM_WRITE,
+    VmArea,
+)
+
+MS_ASYNC, MS_INVALIDATE, MS_SYNC = 1, 2, 4
+
+MADV_NORMAL = host_mmap.MADV_NORMAL
+MADV_RANDOM = host_mmap.MADV_RANDOM
+MADV_SEQUENTIAL = host_mmap.MADV_SEQUENTIAL
+MADV_WILLNEED = host_mmap.MADV_WILLNEED
+MADV_DONTNEED = host_mmap.MADV_DONTNEED
+
+_EVERYTHING = 1 << 62
+
+
+def _range(k: Kernel, mm: Mm, vaddr: int, nbytes: int, call: str) -> tuple[int, int]:
+    if vaddr & (k.page_size - 1):
+        raise OSError(errno.EINVAL, f"{call} needs an address on a page border, not {vaddr:#x}")
+    end = vaddr + page_align(k, nbytes)
+    if nbytes < 0 or end < vaddr:
+        raise OSError(errno.EINVAL, f"{call} of {nbytes} bytes")
+    if end > mm.task_size:
+        raise OSError(errno.ENOMEM, f"{call} reaches outside user space")
+    return vaddr, end
+
+
+def _vmas_of(mm: Mm, start: int, end: int, holes: list[int]) -> Iterator[VmArea]:
+    """Yield the VMAs in a range, looked up anew each time; the first address of each hole goes to `holes`."""
+    place = start
+    while place < end:
+        vma = mm.vmas.find(place)
+        if vma is None or vma.start >= end:
+            holes.append(place)
+            return
+        if vma.start > place:
+            holes.append(place)
+            place = vma.start
+        upto = vma.end
+        yield vma
+        place = upto
+
+
+def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool) -> None:
+    """Lock or unlock the pages of a range; locking prefaults them. ENOMEM for a hole, EAGAIN if a page does not come."""
+    nbytes += vaddr & (k.page_size - 1)
+    start, end = _range(k, mm, vaddr & -k.page_size, nbytes, "mlock")
+    holes: list[int] = []
+    for found in _vmas_of(mm, start, end, holes):
+        flags = found.flags | VM_LOCKED if lock else found.flags & ~VM_LOCKED
+        if flags == found.flags:
+            continue
+        vma = isolate(k, mm, found, max(found.start, start), min(found.end, end))
+        vma.flags = flags
+        mm.locked_vm += vma.nr_pages if lock else -vma.nr_pages
+        if not lock:
+            munlock_vma_pages(k, vma)
+        merge_around(k, mm, vma)
+    if holes:
+        raise OSError(errno.ENOMEM, f"nothing is mapped at {holes[0]:#x}")
+    if lock:
+        try:
+            make_pages_present(k, mm, start, end)
+        except (BusError, OutOfMemory) as error:
+            raise OSError(errno.EAGAIN if isinstance(error, OutOfMemory) else errno.ENOMEM, str(error)) from None
+
+
+def make_pages_present(k: Kernel, mm: Mm, start: int, end: int) -> None:
+    """Fault a range in for reading (private writable memory for writing), and mark locked pages."""
+    place = start
+    while place < end:
+        vma = mm.vmas.find(place)
+        if vma is None or vma.start > place:
+            return
+        upto = min(vma.end, end)
+        accessible = vma.flags & (VM_READ | VM_WRITE | VM_EXEC)
+        write = vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE
+        while place < upto and accessible:
+            pte = mm.pt.get(place)
+            if not k.fmt.pte_present(pte) or (write and not k.fmt.pte_write(pte)):
+                handle_mm_fault(k, mm, vma, place, write=write)
+            elif vma.flags & VM_LOCKED:
+                mlock_vma_page(k, k.fmt.pte_pfn(pte))
+            place += k.page_size
+        place = upto
+
+
+def do_msync(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) -> None:
+    """Write a range of shared file mappings back (MS_SYNC); MS_ASYNC does nothing, as since v2.6.19.
+
+    On a nonlinear VMA the range says nothing about file pages, so the whole file is synced. Errors: EINVAL (flags,
+    address off a page border), EBUSY (MS_INVALIDATE of locked pages), ENOMEM (a hole; the rest is synced), EIO and the
+    like from the write-back.
+    """
+    if flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or flags & (MS_ASYNC | MS_SYNC) == MS_ASYNC | MS_SYNC:
+        raise OSError(errno.EINVAL, f"msync flags {flags:#x}: give MS_SYNC or MS_ASYNC, and perhaps MS_INVALIDATE")
+    start, end = _range(k, mm, vaddr, nbytes, "msync")
+    holes: list[int] = []
+    for vma in _vmas_of(mm, start, end, holes):
+        if flags & MS_INVALIDATE and vma.flags & VM_LOCKED:
+            raise OSError(errno.EBUSY, f"MS_INVALIDATE of locked memory at {vma.start:#x}")
+        if not flags & MS_SYNC or vma.mapping is None or not vma.flags & VM_SHARED:
+            continue
+        if vma.flags & VM_NONLINEAR:
+            first, stop = 0, _EVERYTHING
+        else:
+            first = vma.linear_pgoff(max(start, vma.start))
+            stop = vma.linear_pgoff(min(end, vma.end))
+        msync_mapping(k, vma.mapping, first, stop)
+    if holes:
+        raise OSError(errno.ENOMEM, f"nothing is mapped at {holes[0]:#x}")
+
+
+def msync_mapping(k: Kernel, mapping: AddressSpace, first: int, stop: int) -> None:
+    """Sync file pages [first, stop) or raise the OSError that kept them from the disk."""
+    error = vfs_fsync_range(k, mapping, first, stop)
+    if error:
+        raise OSError(error, f"{mapping.host.name} could not be written back; its pages stay dirty")
+
+
+def do_madvise(k: Kernel, mm: Mm, vaddr: int, nbytes: int, advice: int) -> None:
+    """Act on advice: NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED. EINVAL for others; ENOMEM for a hole."""
+    known = {MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED}
+    if advice not in known:
+        raise OSError(errno.EINVAL, f"madvise {advice} is not among NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED")
+    start, end = _range(k, mm, vaddr, nbytes, "madvise")
+    holes: list[int] = []
+    for vma in _vmas_of(mm, start, end, holes):
+        low, high = max(vma.start, start), min(vma.end, end)
+        if advice == MADV_DONTNEED:
+            _madvise_dontneed(k, vma, low, high)
+        elif advice == MADV_WILLNEED:
+            _madvise_willneed(k, vma, low, high)
+        else:
+            _madvise_behavior(k, mm, vma, low, high, advice)
+    if holes:
+        raise OSError(errno.ENOMEM, f"nothing is mapped at {holes[0]:#x}")
+
+
+def _madvise_dontneed(k: Kernel, vma: VmArea, start: int, end: int) -> None:
+    """Drop the pages; a nonlinear VMA keeps its page order in file PTEs."""
+    if vma.flags & VM_LOCKED:
+        raise OSError(errno.EINVAL, f"the memory at {start:#x} is locked")
+    zap_page_range(k, vma, start, end, ZapDetails(even_cows=True) if vma.flags & VM_NONLINEAR else None)
+
+
+def _madvise_willneed(k: Kernel, vma: VmArea, start: int, end: int) -> None:
+    if vma.mapping is None:
+        return
+    first = vma.linear_pgoff(start)
+    stop = min(vma.linear_pgoff(end), max_pgoff(k, vma.mapping))
+    room = max(k.ram.nr_free - k.watermarks.high, 0)
+    if stop > first:
+        read_pages(k, vma.mapping, first, min(stop - first, room))
+
+
+def _madvise_behavior(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int, advice: int) -> None:
+    flags = vma.flags & ~(VM_RAND_READ | VM_SEQ_READ)
+    if advice == MADV_RANDOM:
+        flags |= VM_RAND_READ
+    elif advice == MADV_SEQUENTIAL:
+        flags |= VM_SEQ_READ
+    if flags != vma.flags:
+        vma = isolate(k, mm, vma, start, end)
+        vma.flags = flags
+        merge_around(k, mm, vma)

@@ -1,0 +1,97 @@
+"""Changing a file's length, and dropping its pages.
+
+Source: Linux v2.6.23 mm/truncate.c: truncate_inode_pages_range(), invalidate_mapping_pages(); mm/memory.c:
+vmtruncate().
+"""
+
+import errno
+import os
+
+from emu.mm.filemap import remove_from_page_cache
+from emu.mm.inode import Inode
+from emu.mm.kernel import Kernel
+from emu.mm.memory import unmap_mapping_range
+from emu.mm.mkclean import cancel_dirty_page
+from emu.mm.page_alloc import lock_page, put_page, unlock_page
+from emu.mm.page_writeback import mark_clean_if_so, wait_on_page_writeback
+from emu.mm_types.address_space import AddressSpace
+from emu.mm_types.page import PG_DIRTY, PG_LOCKED, PG_WRITEBACK
+
+_BATCH = 1024
+_EVERYTHING = 1 << 62
+
+
+def ftruncate(k: Kernel, inode: Inode, nbytes: int) -> None:
+    """Set a file's length. Errors: EINVAL (negative, or the file is not writable), whatever the host says.
+
+    Shrinking takes the pages beyond the new end out of every mapping, private copies too, and zeroes the rest of the
+    last page, as growing relies on.
+    """
+    if nbytes < 0:
+        raise OSError(errno.EINVAL, f"a file cannot have {nbytes} bytes")
+    if not inode.writable:
+        raise OSError(errno.EINVAL, f"{inode.name} is not open for writing")
+    if not inode.anonymous:
+        _wait_for_tail(k, inode.mapping, min(nbytes, inode.i_size))
+        os.ftruncate(inode.fd_buffered, nbytes)
+    vmtruncate(k, inode.mapping, nbytes)
+
+
+def _wait_for_tail(k: Kernel, mapping: AddressSpace, nbytes: int) -> None:
+    """Let writes that reach beyond `nbytes` finish, lest they grow the file again."""
+    while mapping.pages.find_tagged(2, nbytes >> k.page_shift, _EVERYTHING, 1):
+        k.io.wait_one()
+
+
+def vmtruncate(k: Kernel, mapping: AddressSpace, nbytes: int) -> None:
+    """Take over a file's new length in its mappings and its page cache."""
+    old = mapping.i_size
+    mapping.i_size = nbytes
+    if nbytes >= old:
+        return
+    first = (nbytes + k.page_size - 1) >> k.page_shift
+    k.preempt_point("truncate:size_set")
+    unmap_mapping_range(k, mapping, first, _EVERYTHING, even_cows=True)
+    k.preempt_point("truncate:unmapped")
+    truncate_inode_pages(k, mapping, first)
+    _zero_tail(k, mapping, nbytes)
+
+
+def _zero_tail(k: Kernel, mapping: AddressSpace, nbytes: int) -> None:
+    partial = nbytes & (k.page_size - 1)
+    pfn = mapping.pages.lookup(nbytes >> k.page_shift) if partial else 0
+    if pfn:
+        wait_on_page_writeback(k, pfn)
+        k.ram.frame(pfn)[partial:] = bytes(k.page_size - partial)
+
+
+def truncate_inode_pages(k: Kernel, mapping: AddressSpace, first: int) -> None:
+    """Drop the pages from `first` on, dirty or not."""
+    while found := mapping.pages.find_pages(first, _EVERYTHING, _BATCH):
+        for _, pfn in found:
+            k.mem_map.refcount[pfn] += 1
+            lock_page(k, pfn)
+            wait_on_page_writeback(k, pfn)
+            if k.mem_map.mapping[pfn] == mapping.ident:
+                if k.mem_map.mapcount[pfn]:
+                    # A fault mapped it after the first sweep, holding the page lock that is ours now.
+                    pgoff = k.mem_map.index[pfn]
+                    unmap_mapping_range(k, mapping, pgoff, pgoff + 1, even_cows=False)
+                cancel_dirty_page(k, mapping, pfn)
+                remove_from_page_cache(k, mapping, pfn)
+            unlock_page(k, pfn)
+            put_page(k, pfn)
+    mark_clean_if_so(k, mapping)
+
+
+def invalidate_mapping_pages(k: Kernel, mapping: AddressSpace) -> int:
+    """Drop the pages that are clean, unmapped and not under I/O; return how many."""
+    dropped = 0
+    for _, pfn in list(mapping.pages):
+        busy = k.mem_map.flags[pfn] & (PG_DIRTY | PG_WRITEBACK | PG_LOCKED) or k.mem_map.mapcount[pfn]
+        if not busy and mapping.writeback:
+            k.mem_map.refcount[pfn] += 1
+            remove_from_page_cache(k, mapping, pfn)
+            put_page(k, pfn)
+            dropped += 1
+    return dropped

@@ -1,0 +1,130 @@
+"""VMAs as they come and go: link, unlink, split, merge.
+
+Whatever changes a VMA's borders takes it off i_mmap first and puts it back after.
+
+Source: Linux v2.6.20 mm/mmap.c: vma_link(), split_vma(), vma_merge(), remove_vma().
+"""
+
+import errno
+
+from emu.mm.kernel import Kernel
+from emu.mm.vma_prot import bind_rmap, vma_set_page_prot
+from emu.mm_types.address_space import AddressSpace
+from emu.mm_types.mm import Mm
+from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VmArea
+
+
+def new_vma(
+    k: Kernel, mm: Mm, start: int, end: int, flags: int, pgoff: int, mapping: AddressSpace | None
+) -> VmArea:
+    """Make a VMA that is not linked anywhere yet, with its protections and its reverse-map hooks."""
+    vma = VmArea(mm, start, end, flags, pgoff, mapping)
+    vma.lock = k.locks.new(k.locks.vma_lock)
+    vma_set_page_prot(k, vma)
+    bind_rmap(k, vma)
+    return vma
+
+
+def i_mmap_insert(vma: VmArea) -> None:
+    """File a VMA under its file: by pgoff, or with the nonlinear ones."""
+    mapping = vma.mapping
+    if mapping is None:
+        return
+    mapping.i_mmap_lock.down_write()
+    if vma.flags & VM_NONLINEAR:
+        mapping.i_mmap_nonlinear[vma] = None
+    else:
+        mapping.i_mmap.insert(vma)
+    mapping.i_mmap_lock.up_write()
+
+
+def i_mmap_remove(vma: VmArea) -> None:
+    """Take a VMA from its file's lists."""
+    mapping = vma.mapping
+    if mapping is None:
+        return
+    mapping.i_mmap_lock.down_write()
+    if vma.flags & VM_NONLINEAR:
+        del mapping.i_mmap_nonlinear[vma]
+    else:
+        mapping.i_mmap.remove(vma)
+    mapping.i_mmap_lock.up_write()
+
+
+def vma_link(mm: Mm, vma: VmArea) -> None:
+    """Add a VMA to its mm and its file."""
+    mm.vmas.insert(vma)
+    mm.total_vm += vma.nr_pages
+    if vma.flags & VM_LOCKED:
+        mm.locked_vm += vma.nr_pages
+    i_mmap_insert(vma)
+
+
+def remove_vma(k: Kernel, mm: Mm, vma: VmArea) -> None:
+    """Take a VMA, whose pages are gone, out of its mm and its file."""
+    mm.vmas.remove(vma)
+    mm.total_vm -= vma.nr_pages
+    if vma.flags & VM_LOCKED:
+        mm.locked_vm -= vma.nr_pages
+    i_mmap_remove(vma)
+    if vma.flags & VM_NONLINEAR:
+        k.rmap.vma_closed(vma)
+
+
+def split_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> VmArea:
+    """Cut a VMA at `vaddr`; it keeps the lower part, the upper one is returned. ENOMEM beyond max_map_count."""
+    if mm.map_count >= k.options.max_map_count:
+        raise OSError(errno.ENOMEM, f"the process has max_map_count ({k.options.max_map_count}) mappings already")
+    return cut_vma(k, mm, vma, vaddr)
+
+
+def cut_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> VmArea:
+    """Do split_vma without asking how many there are (__split_vma), as munmap may."""
+    i_mmap_remove(vma)
+    upper = new_vma(k, mm, vaddr, vma.end, vma.flags, vma.linear_pgoff(vaddr), vma.mapping)
+    mm.vmas.resize(vma, vma.start, vaddr)
+    mm.vmas.insert(upper)
+    i_mmap_insert(vma)
+    i_mmap_insert(upper)
+    if vma.flags & VM_NONLINEAR:
+        k.rmap.vma_split(vma, upper)
+    return upper
+
+
+def isolate(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int) -> VmArea:
+    """Return the part of a VMA within [start, end) as a VMA of its own, split off where need be."""
+    if vma.start < start:
+        vma = split_vma(k, mm, vma, start)
+    if vma.end > end:
+        split_vma(k, mm, vma, end)
+    return vma
+
+
+def _can_merge(lower: VmArea, upper: VmArea) -> bool:
+    if lower.end != upper.start or lower.flags != upper.flags or lower.mapping is not upper.mapping:
+        return False
+    # Anonymous memory has no pgoff of its own here; the kernel gives it one that always fits.
+    return lower.mapping is None or lower.pgoff + lower.nr_pages == upper.pgoff
+
+
+def merge_around(k: Kernel, mm: Mm, vma: VmArea) -> VmArea:
+    """Merge a VMA with its neighbours where they continue each other; return what holds it now (vma_merge)."""
+    below = mm.vmas.prev(vma.start)
+    if below is not None and _can_merge(below, vma):
+        vma = _merge(k, mm, below, vma)
+    above = mm.vmas.find(vma.end)
+    if above is not None and _can_merge(vma, above):
+        vma = _merge(k, mm, vma, above)
+    return vma
+
+
+def _merge(k: Kernel, mm: Mm, lower: VmArea, upper: VmArea) -> VmArea:
+    i_mmap_remove(lower)
+    i_mmap_remove(upper)
+    mm.vmas.remove(upper)
+    mm.vmas.resize(lower, lower.start, upper.end)
+    i_mmap_insert(lower)
+    if lower.flags & VM_NONLINEAR:
+        k.rmap.vma_merged(lower, upper)
+        k.rmap.vma_closed(upper)
+    return lower

@@ -1,0 +1,167 @@
+"""Reclaim: the active and inactive lists, second chances, unmapping, page-out of dirty pages.
+
+Pages of files without writeback and mlocked pages are never evicted. Anonymous pages stay where they are: there is no
+swap yet.
+
+Source: Linux v2.6.20 mm/vmscan.c: shrink_active_list(), shrink_page_list(), balance_pgdat(); mm/rmap.c:
+try_to_unmap_file(), try_to_unmap_cluster(), page_referenced().
+"""
+
+from emu.mm.filemap import remove_from_page_cache
+from emu.mm.kernel import Kernel
+from emu.mm.mlock import mlock_vma_page
+from emu.mm.page_alloc import lock_page, put_page, unlock_page
+from emu.mm.page_writeback import mark_clean_if_so, write_cache_pages
+from emu.mm.unmap import SwapResult, page_referenced, try_to_unmap
+from emu.mm_types.address_space import AddressSpace
+from emu.mm_types.events import EventKind
+from emu.mm_types.page import (
+    ACTIVE,
+    INACTIVE,
+    PG_ANON,
+    PG_DIRTY,
+    PG_LOCKED,
+    PG_MLOCKED,
+    PG_RECLAIM,
+    PG_REFERENCED,
+    PG_WRITEBACK,
+    UNEVICTABLE,
+)
+
+SWAP_CLUSTER_MAX = 32
+PAGEOUT_CLUSTER = 32
+"""A dirty page is written with up to this many dirty neighbours."""
+
+DEF_PRIORITY = 12
+
+
+def try_to_free_pages(k: Kernel, nr_pages: int) -> int:
+    """Reclaim for an allocator that found too few frames (direct reclaim); return how many frames it got."""
+    return _shrink(k, nr_pages, direct=True)
+
+
+def kswapd(k: Kernel) -> None:
+    """Reclaim up to the high watermark, as far as it goes."""
+    k.kthreads.kswapd_wanted = False
+    missing = k.watermarks.high - k.ram.nr_free
+    if missing > 0:
+        _shrink(k, missing, direct=False)
+
+
+def _shrink(k: Kernel, nr_pages: int, *, direct: bool) -> int:
+    """Scan with rising effort until `nr_pages` are free, waiting for write-out when there is nothing else."""
+    freed_before = k.ram.nr_free
+    for priority in range(DEF_PRIORITY, -1, -1):
+        _shrink_active_list(k, (k.lru.nr[ACTIVE] >> priority) + 1)
+        nr_to_scan = (k.lru.nr[INACTIVE] >> priority) + SWAP_CLUSTER_MAX
+        _shrink_inactive_list(k, nr_to_scan, direct=direct)
+        if k.ram.nr_free - freed_before >= nr_pages:
+            break
+        if priority < DEF_PRIORITY - 2 and k.io.in_flight:
+            k.io.wait_one()
+        elif priority < DEF_PRIORITY // 2 and not k.lru.nr[INACTIVE] and not k.lru.nr[ACTIVE]:
+            break
+    freed = k.ram.nr_free - freed_before
+    if k.events is not None:
+        k.emit(EventKind.RECLAIM, arg=freed, flags=int(direct))
+    return freed
+
+
+def _shrink_active_list(k: Kernel, nr_to_scan: int) -> None:
+    """Move pages from the active to the inactive list while that is the shorter one, referenced ones excepted."""
+    if k.lru.nr[INACTIVE] >= k.lru.nr[ACTIVE]:
+        return
+    for _ in range(min(nr_to_scan, k.lru.nr[ACTIVE])):
+        pfn = k.lru.tail(ACTIVE)
+        k.vmstat.pgrefill += 1
+        anon = k.mem_map.flags[pfn] & PG_ANON
+        if anon or page_referenced(k, pfn):
+            k.lru.move(pfn, ACTIVE)
+        else:
+            k.mem_map.flags[pfn] &= ~PG_REFERENCED
+            k.lru.move(pfn, INACTIVE)
+            k.vmstat.pgdeactivate += 1
+
+
+def _shrink_inactive_list(k: Kernel, nr_to_scan: int, *, direct: bool) -> None:
+    for _ in range(min(nr_to_scan, k.lru.nr[INACTIVE])):
+        pfn = k.lru.tail(INACTIVE)
+        if not pfn:
+            return
+        if direct:
+            k.vmstat.pgscan_direct += 1
+        else:
+            k.vmstat.pgscan_kswapd += 1
+        if _shrink_page(k, pfn):
+            if direct:
+                k.vmstat.pgsteal_direct += 1
+            else:
+                k.vmstat.pgsteal_kswapd += 1
+
+
+def _shrink_page(k: Kernel, pfn: int) -> bool:
+    """Try to free one page from the tail of the inactive list; else it goes to the head of some list."""
+    mem_map = k.mem_map
+    flags = mem_map.flags[pfn]
+    if flags & PG_MLOCKED:
+        k.lru.move(pfn, UNEVICTABLE)
+        return False
+    if flags & PG_ANON:
+        return _activate(k, pfn)
+    if flags & (PG_LOCKED | PG_WRITEBACK):
+        k.lru.move(pfn, INACTIVE)
+        return False
+    mapping = k.mappings.get(mem_map.mapping[pfn])
+    if mapping is None:
+        k.lru.move(pfn, INACTIVE)
+        return False
+    if page_referenced(k, pfn):
+        if mem_map.mapcount[pfn] or flags & PG_REFERENCED:
+            return _activate(k, pfn)
+        mem_map.flags[pfn] |= PG_REFERENCED
+        k.lru.move(pfn, INACTIVE)
+        return False
+    return _unmap_and_free(k, mapping, pfn)
+
+
+def _unmap_and_free(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:
+    mem_map = k.mem_map
+    mem_map.refcount[pfn] += 1
+    lock_page(k, pfn)
+    try:
+        if mem_map.mapcount[pfn]:
+            result = try_to_unmap(k, mapping, pfn)
+            if result is SwapResult.MLOCK:
+                mlock_vma_page(k, pfn)
+                return False
+            if result is SwapResult.FAIL:
+                return _activate(k, pfn)
+        if mem_map.flags[pfn] & PG_DIRTY:
+            unlock_page(k, pfn)
+            _pageout(k, mapping, pfn)
+            lock_page(k, pfn)
+        if mem_map.flags[pfn] & (PG_DIRTY | PG_WRITEBACK) or mem_map.mapcount[pfn]:
+            k.lru.move(pfn, INACTIVE)
+            return False
+        remove_from_page_cache(k, mapping, pfn)
+        mark_clean_if_so(k, mapping)
+        return True
+    finally:
+        unlock_page(k, pfn)
+        put_page(k, pfn)
+
+
+def _activate(k: Kernel, pfn: int) -> bool:
+    k.mem_map.flags[pfn] &= ~PG_REFERENCED
+    k.lru.move(pfn, ACTIVE)
+    k.vmstat.pgactivate += 1
+    return False
+
+
+def _pageout(k: Kernel, mapping: AddressSpace, pfn: int) -> None:
+    """Write a dirty page, with the dirty pages around it, and mark it for reclaim when that ends."""
+    k.vmstat.nr_vmscan_write += 1
+    k.mem_map.flags[pfn] |= PG_RECLAIM
+    start = k.mem_map.index[pfn] & -PAGEOUT_CLUSTER
+    write_cache_pages(k, mapping, start, start + PAGEOUT_CLUSTER, sync=False)
+    mark_clean_if_so(k, mapping)

@@ -1,0 +1,324 @@
+"""Process: the system calls and memory accesses of one emulated process.
+
+System calls raise OSError with the errno that Linux gives; accesses raise SegmentationFault, BusError or OutOfMemory.
+"""
+
+import errno
+import fcntl
+import mmap as host_mmap
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emu.hw.mmu import AccessKind, kind_of
+from emu.mapping import Mapping
+from emu.mm import mmap as mm_mmap
+from emu.mm import syscalls
+from emu.mm.entry import Task, access, load_bytes, run_tasks, store_bytes
+from emu.mm.fork import dup_mmap, exit_mmap
+from emu.mm.fremap import remap_file_pages, remap_file_pages_bulk
+from emu.mm.inode import Inode, open_inode
+from emu.mm.kernel import Kernel
+from emu.mm.mprotect import do_mprotect
+from emu.mm.sched import boundary, throttle
+from emu.mm.truncate import ftruncate
+from emu.mm_types.mm import Mm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Buffer
+
+    from emu.mm_types.vma import VmArea
+
+_LOAD_BYTE = kind_of(AccessKind.LOAD, 1)
+_STORE_BYTE = kind_of(AccessKind.STORE, 1)
+_LOAD = int(AccessKind.LOAD)
+_STORE = int(AccessKind.STORE)
+
+
+class Process:
+    """One process: an address space and whoever runs in it.
+
+    Addresses (`vaddr`) and lengths (`nbytes`) are in bytes, page offsets (`pgoff`) in pages of the machine's format.
+    """
+
+    def __init__(self, kernel: Kernel, mm: Mm) -> None:
+        self.kernel = kernel
+        self.mm = mm
+
+    @property
+    def page_size(self) -> int:
+        """Bytes in a page, from the machine's format."""
+        return self.kernel.page_size
+
+    @property
+    def vmas(self) -> "list[VmArea]":
+        """The mappings, in order of address."""
+        return list(self.mm.vmas)
+
+    def _alive(self) -> None:
+        if self.mm.dead:
+            raise OSError(errno.ESRCH, "the process has exited, or its machine is off")
+
+    def _leave_kernel(self) -> None:
+        """Do what the end of a system call does: kernel threads get their turn, a throttled caller its pause."""
+        k = self.kernel
+        boundary(k)
+        if k.pause_s:
+            throttle(k)
+
+    # Mapping files
+
+    def mmap(
+        self,
+        fileno: int | str | os.PathLike[str],
+        length: int,
+        flags: int = host_mmap.MAP_SHARED,
+        prot: int = host_mmap.PROT_READ | host_mmap.PROT_WRITE,
+        access: int = host_mmap.ACCESS_DEFAULT,
+        offset: int = 0,
+        *,
+        vaddr: int = 0,
+    ) -> Mapping:
+        """Map a host file, or anonymous memory (-1), with the arguments and errors of Python's mmap.mmap.
+
+        `fileno` may be a path, too. Length 0 maps to the end of the file; beyond it is a ValueError (sys_mmap takes
+        it, as the system call does).
+        """
+        self._alive()
+        flags, prot = _apply_access(flags, prot, access)
+        if length < 0:
+            raise OverflowError("memory mapped length must be positive")
+        if offset < 0:
+            raise OverflowError("memory mapped offset must be positive")
+        inode: Inode | None = None
+        if fileno == -1:
+            flags |= mm_mmap.MAP_ANONYMOUS
+        elif not flags & mm_mmap.MAP_ANONYMOUS:
+            inode = self._open(fileno, writable=bool(prot & host_mmap.PROT_WRITE and flags & mm_mmap.MAP_SHARED))
+            length = _length_within(inode, length, offset)
+        if offset & (self.page_size - 1):
+            raise OSError(errno.EINVAL, f"the offset {offset} is not a multiple of the page size {self.page_size}")
+        if not length:
+            raise OSError(errno.EINVAL, "cannot map nothing")
+        where = self._do_mmap(vaddr, length, prot, flags, inode, offset)
+        return Mapping(self, where, length, prot=prot, flags=flags, offset=offset, file=inode, access=access)
+
+    def sys_mmap(
+        self, vaddr: int, nbytes: int, prot: int, flags: int, fileno: int | str | os.PathLike[str], offset: int
+    ) -> int:
+        """mmap(2) itself: returns the address; a file may be mapped beyond its end."""
+        self._alive()
+        inode: Inode | None = None
+        if not flags & mm_mmap.MAP_ANONYMOUS:
+            inode = self._open(fileno, writable=bool(prot & host_mmap.PROT_WRITE and flags & mm_mmap.MAP_SHARED))
+        if offset & (self.page_size - 1):
+            raise OSError(errno.EINVAL, f"the offset {offset} is not a multiple of the page size {self.page_size}")
+        return self._do_mmap(vaddr, nbytes, prot, flags, inode, offset)
+
+    def _do_mmap(self, vaddr: int, nbytes: int, prot: int, flags: int, inode: Inode | None, offset: int) -> int:
+        k = self.kernel
+        self.mm.mmap_sem.down_write()
+        try:
+            where = mm_mmap.do_mmap(k, self.mm, vaddr, nbytes, prot, flags, inode, offset >> k.page_shift)
+        finally:
+            self.mm.mmap_sem.up_write()
+        if flags & (mm_mmap.MAP_POPULATE | mm_mmap.MAP_LOCKED) and not flags & mm_mmap.MAP_NONBLOCK:
+            syscalls.make_pages_present(k, self.mm, where, where + mm_mmap.page_align(k, nbytes))
+        self._leave_kernel()
+        return where
+
+    def _open(self, fileno: int | str | os.PathLike[str], *, writable: bool) -> Inode:
+        """Return the inode behind a path, or behind a host descriptor, which must allow what is asked."""
+        if not isinstance(fileno, int):
+            return open_inode(self.kernel, os.fspath(fileno), writable=writable)
+        os.fstat(fileno)
+        can_write = _may_write(fileno)
+        if writable and not can_write:
+            raise PermissionError(errno.EACCES, "the descriptor is not open for writing")
+        inode = open_inode(self.kernel, f"/proc/self/fd/{fileno}", writable=can_write)
+        if not inode.mapping.is_mapped() and not inode.mapping.pages.nr_pages:
+            inode.refresh_size()
+        return inode
+
+    def munmap(self, vaddr: int, nbytes: int) -> None:
+        """munmap(2)."""
+        self._alive()
+        self._write_locked(lambda: mm_mmap.do_munmap(self.kernel, self.mm, vaddr, nbytes))
+
+    def mprotect(self, vaddr: int, nbytes: int, prot: int) -> None:
+        """mprotect(2)."""
+        self._alive()
+        self._write_locked(lambda: do_mprotect(self.kernel, self.mm, vaddr, nbytes, prot))
+
+    def mlock(self, vaddr: int, nbytes: int) -> None:
+        """mlock(2)."""
+        self._alive()
+        self._write_locked(lambda: syscalls.do_mlock(self.kernel, self.mm, vaddr, nbytes, lock=True))
+
+    def munlock(self, vaddr: int, nbytes: int) -> None:
+        """munlock(2)."""
+        self._alive()
+        self._write_locked(lambda: syscalls.do_mlock(self.kernel, self.mm, vaddr, nbytes, lock=False))
+
+    def madvise(self, vaddr: int, nbytes: int, advice: int) -> None:
+        """madvise(2): NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED."""
+        self._alive()
+        self._write_locked(lambda: syscalls.do_madvise(self.kernel, self.mm, vaddr, nbytes, advice))
+
+    def _write_locked(self, call: "Callable[[], None]") -> None:
+        self.mm.mmap_sem.down_write()
+        try:
+            call()
+        finally:
+            self.mm.mmap_sem.up_write()
+        self._leave_kernel()
+
+    def msync(self, vaddr: int, nbytes: int, flags: int = syscalls.MS_SYNC) -> None:
+        """msync(2)."""
+        self._alive()
+        self.mm.mmap_sem.down_read()
+        try:
+            syscalls.do_msync(self.kernel, self.mm, vaddr, nbytes, flags)
+        finally:
+            self.mm.mmap_sem.up_read()
+        self._leave_kernel()
+
+    def remap_file_pages(self, vaddr: int, nbytes: int, prot: int, pgoff: int, flags: int = 0) -> None:
+        """remap_file_pages(2)."""
+        k = self.kernel
+        if self.mm.dead:
+            self._alive()
+        remap_file_pages(k, self.mm, vaddr, nbytes, prot, pgoff, flags)
+        boundary(k)
+        if k.pause_s:
+            throttle(k)
+
+    def remap_file_pages_bulk(self, vaddrs: npt.ArrayLike, pgoffs: npt.ArrayLike) -> None:
+        """Remap many single pages of one mapping at once, without prefault (fremap's own call)."""
+        self._alive()
+        remap_file_pages_bulk(
+            self.kernel, self.mm, np.asarray(vaddrs, dtype=np.uint64), np.asarray(pgoffs, dtype=np.uint64)
+        )
+        self._leave_kernel()
+
+    def ftruncate(self, file: "int | Mapping", nbytes: int) -> None:
+        """ftruncate(2) of a host descriptor, or of the file behind a mapping."""
+        self._alive()
+        if isinstance(file, Mapping):
+            inode = file.file
+            if not isinstance(inode, Inode):
+                raise OSError(errno.EINVAL, "anonymous memory has no length to change")
+        else:
+            inode = self._open(file, writable=_may_write(file))
+        ftruncate(self.kernel, inode, nbytes)
+        self._leave_kernel()
+
+    def fork(self) -> "Process":
+        """fork(2): a process with a copy of this address space. ENOMEM without frames for it."""
+        self._alive()
+        try:
+            child = dup_mmap(self.kernel, self.mm)
+        except MemoryError as error:
+            raise OSError(errno.ENOMEM, str(error)) from None
+        self._leave_kernel()
+        return Process(self.kernel, child)
+
+    def exit(self) -> None:
+        """Unmap everything; the process is no more."""
+        if not self.mm.dead:
+            exit_mmap(self.kernel, self.mm)
+            self._leave_kernel()
+
+    # Accesses
+
+    def task(self, vaddrs: npt.ArrayLike, kinds: npt.ArrayLike, values: npt.ArrayLike | None = None) -> Task:
+        """Make a batch of accesses for Machine.run; shapes (n,), a scalar kind or value stands for all.
+
+        `kinds`: emu.hw.mmu.kind_of(AccessKind, nbytes). Loads put what they loaded into `values` of the task.
+        """
+        self._alive()
+        where = np.ascontiguousarray(vaddrs, dtype=np.uint64)
+        count = len(where)
+        what = np.ascontiguousarray(np.broadcast_to(np.asarray(kinds, dtype=np.uint8), count))
+        data: npt.NDArray[np.uint64]
+        if values is None:
+            data = np.zeros(count, np.uint64)
+        else:
+            data = np.array(np.broadcast_to(np.asarray(values, dtype=np.uint64), count))
+        return Task(self.mm, where, what, data)
+
+    def run(
+        self, vaddrs: npt.ArrayLike, kinds: npt.ArrayLike, values: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.uint64]:
+        """Do a whole array of accesses; returns the values, with what was loaded in the place of the loads."""
+        task = self.task(vaddrs, kinds, values)
+        run_tasks(self.kernel, [task])
+        return task.values
+
+    def load(self, vaddr: int, nbytes: int) -> bytes:
+        """Load bytes."""
+        self._alive()
+        buffer = np.empty(nbytes, np.uint8)
+        load_bytes(self.kernel, self.mm, vaddr, buffer)
+        return buffer.tobytes()
+
+    def store(self, vaddr: int, data: "Buffer | npt.NDArray[Any]") -> None:
+        """Store bytes; what lies before a signal has been stored."""
+        self._alive()
+        store_bytes(self.kernel, self.mm, vaddr, np.frombuffer(data, np.uint8))
+
+    def load_byte(self, vaddr: int) -> int:
+        """Load one byte."""
+        return access(self.kernel, self.mm, vaddr, _LOAD_BYTE, 0)
+
+    def store_byte(self, vaddr: int, value: int) -> None:
+        """Store one byte."""
+        access(self.kernel, self.mm, vaddr, _STORE_BYTE, value)
+
+    def load_word(self, vaddr: int) -> int:
+        """Load 8 bytes as an unsigned number."""
+        return access(self.kernel, self.mm, vaddr, _LOAD, 0)
+
+    def store_word(self, vaddr: int, value: int) -> None:
+        """Store an unsigned number of 8 bytes."""
+        access(self.kernel, self.mm, vaddr, _STORE, value)
+
+    def mremap(self, old_vaddr: int, old_nbytes: int, new_nbytes: int) -> int:
+        """mremap(2) with MREMAP_MAYMOVE; ENOSYS so far."""
+        raise OSError(errno.ENOSYS, f"mremap of {old_nbytes} bytes at {old_vaddr:#x} to {new_nbytes}: not built yet")
+
+
+def _apply_access(flags: int, prot: int, access: int) -> tuple[int, int]:
+    """Translate Python's ACCESS_* to flags and prot, as mmap.mmap does."""
+    if access == host_mmap.ACCESS_DEFAULT:
+        return flags, prot
+    if flags != host_mmap.MAP_SHARED or prot != host_mmap.PROT_READ | host_mmap.PROT_WRITE:
+        raise ValueError("mmap can't specify both access and flags, prot.")
+    if access == host_mmap.ACCESS_READ:
+        return host_mmap.MAP_SHARED, host_mmap.PROT_READ
+    if access == host_mmap.ACCESS_WRITE:
+        return host_mmap.MAP_SHARED, host_mmap.PROT_READ | host_mmap.PROT_WRITE
+    if access == host_mmap.ACCESS_COPY:
+        return host_mmap.MAP_PRIVATE, host_mmap.PROT_READ | host_mmap.PROT_WRITE
+    raise ValueError("mmap invalid access parameter.")
+
+
+def _length_within(inode: Inode, length: int, offset: int) -> int:
+    """Return the length to map, as mmap.mmap works it out and checks it."""
+    if not length:
+        if not inode.i_size:
+            raise ValueError("cannot mmap an empty file")
+        if offset >= inode.i_size:
+            raise ValueError("mmap offset is greater than file size")
+        return inode.i_size - offset
+    if offset > inode.i_size or inode.i_size - offset < length:
+        raise ValueError("mmap length is greater than file size")
+    return length
+
+
+def _may_write(fileno: int) -> bool:
+    return fcntl.fcntl(fileno, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
