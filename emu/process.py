@@ -7,7 +7,7 @@ import errno
 import fcntl
 import mmap as host_mmap
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -266,10 +266,11 @@ class Process:
         load_bytes(self.kernel, self.mm, vaddr, buffer)
         return buffer.tobytes()
 
-    def store(self, vaddr: int, data: "Buffer | npt.NDArray[Any]") -> None:
+    def store(self, vaddr: int, data: "Buffer | npt.NDArray[np.uint8]") -> None:
         """Store bytes; what lies before a signal has been stored."""
         self._alive()
-        store_bytes(self.kernel, self.mm, vaddr, np.frombuffer(data, np.uint8))
+        buffer: npt.NDArray[np.uint8] = np.frombuffer(data, np.uint8)  # type: ignore[arg-type]
+        store_bytes(self.kernel, self.mm, vaddr, buffer)
 
     def load_byte(self, vaddr: int) -> int:
         """Load one byte."""

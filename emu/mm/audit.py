@@ -1,4 +1,4 @@
-"""Pages that are dirty in some PTE while neither PG_dirty nor PG_writeback says so: the kernel does not know of them."""
+"""Pages that are dirty in some PTE and nowhere else: the kernel does not know that they must be written."""
 
 import numpy as np
 

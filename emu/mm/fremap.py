@@ -13,8 +13,8 @@ from emu.errors import BusError, OutOfMemory
 from emu.mm.fault import handle_mm_fault
 from emu.mm.filemap import max_pgoff
 from emu.mm.kernel import Kernel
-from emu.mm.mapcount import page_add_file_rmap, page_remove_rmap
-from emu.mm.memory import flush_tlb_vaddrs, pte_flags, pte_pfns, transfer_dirty_bits, zap_rmap_many
+from emu.mm.mapcount import page_add_file_rmap, page_remove_rmap, zap_rmap_many
+from emu.mm.memory import flush_tlb_vaddrs, pte_flags, pte_pfns, transfer_dirty_bits
 from emu.mm.mlock import munlock_page
 from emu.mm.mmap import MAP_NONBLOCK
 from emu.mm.page_alloc import put_page
@@ -24,7 +24,7 @@ from emu.mm_types.events import EventKind
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_ANON, PG_LOCKED
 from emu.mm_types.pgtable import NoFrameError, U64Array, set_pte, set_ptes
-from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VM_SHARED, VmArea
+from emu.mm_types.vma import VM_EXEC, VM_LOCKED, VM_NONLINEAR, VM_READ, VM_SHARED, VM_WRITE, VmArea
 
 
 def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgoff: int, flags: int) -> None:
@@ -59,7 +59,7 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
         k.vmstat.nr_remap += nr_pages
         if k.events is not None:
             k.emit(EventKind.REMAP, mm=mm.ident, vaddr=start, pgoff=pgoff, arg=nr_pages)
-        prefault = not flags & MAP_NONBLOCK
+        prefault = not flags & MAP_NONBLOCK and bool(vma.flags & (VM_READ | VM_WRITE | VM_EXEC))
         end = start + nbytes
         while start < end:
             _remap_page(k, mm, vma, start, pgoff, prefault=prefault)
@@ -107,35 +107,39 @@ def _remap_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, *, prefa
             raise OSError(errno.ENOMEM, "no frame for a page table") from None
     old = leaf[vaddr >> k.page_shift & pt.leaf_mask]
     fmt = k.fmt
-    mapping = vma.mapping
-    assert mapping is not None
-    pfn = 0
-    if prefault:
-        pfn = mapping.pages.lookup(pgoff)
-        if pfn and (k.mem_map.flags[pfn] & PG_LOCKED or vma.flags & VM_LOCKED or pgoff >= max_pgoff(k, mapping)):
-            pfn = 0
+    pfn = _cached_page(k, vma, pgoff) if prefault else 0
+    new = pfn << fmt.pfn_shift | vma.page_prot if pfn else fmt.pgoff_to_pte(pgoff)
     if pfn:
-        new = pfn << fmt.pfn_shift | vma.page_prot
         k.mem_map.refcount[pfn] += 1
-    else:
-        new = fmt.pgoff_to_pte(pgoff)
     if old & (fmt.present_mask | fmt.protnone_mask):
         _replace_present(k, mm, vma, vaddr, old, new)
     else:
         set_pte(mm, vma, vaddr, old, new)
     if pfn:
         page_add_file_rmap(k, mm, pfn)
-        k.vmstat.nr_populate += 1
         k.vmstat.pgfault += 1
     elif prefault:
-        k.vmstat.nr_populate += 1
-        try:
-            handle_mm_fault(k, mm, vma, vaddr, write=False)
-        except BusError:
-            # Beyond the end of the file: the file PTE stays, and a later access gets its SIGBUS.
-            return
-        except OutOfMemory as error:
-            raise OSError(errno.ENOMEM, str(error)) from None
+        _prefault(k, mm, vma, vaddr)
+
+
+def _cached_page(k: Kernel, vma: VmArea, pgoff: int) -> int:
+    """Return the page at `pgoff` if it can be mapped without a fault, else 0."""
+    mapping = vma.mapping
+    assert mapping is not None
+    pfn = mapping.pages.lookup(pgoff)
+    if k.mem_map.flags[pfn] & PG_LOCKED or vma.flags & VM_LOCKED or pgoff >= max_pgoff(k, mapping):
+        return 0
+    return pfn
+
+
+def _prefault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> None:
+    """Fault a remapped page in for reading; beyond the end of the file its file PTE stays for a later SIGBUS."""
+    try:
+        handle_mm_fault(k, mm, vma, vaddr, write=False)
+    except BusError:
+        return
+    except OutOfMemory as error:
+        raise OSError(errno.ENOMEM, str(error)) from None
 
 
 def _replace_present(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old: int, new: int) -> None:

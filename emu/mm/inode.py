@@ -57,7 +57,7 @@ def open_inode(k: "Kernel", path: str, *, writable: bool) -> Inode:
     `path` may be /proc/self/fd/N. OSError as open(2) gives it; EACCES if it must be writable and was opened before
     without; ENODEV if it is no regular file.
     """
-    status = os.stat(path)
+    status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.ENODEV, "only regular files can be mapped", path)
     key = (status.st_dev, status.st_ino)

@@ -21,8 +21,10 @@ _ALL = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class ZapDetails:
-    """What to spare (struct zap_details): only file pages with `first` <= pgoff < `stop` go; a nonlinear VMA keeps a
-    file PTE wherever the page is not the linear one, and those that it has. `even_cows`: private copies go, too.
+    """What to spare when a file's pages are taken out (struct zap_details).
+
+    Only file pages with `first` <= pgoff < `stop` go; a nonlinear VMA keeps a file PTE wherever the page is not the
+    linear one, and those that it has. `even_cows`: private copies go, too.
     """
 
     first: int = 0

@@ -28,32 +28,19 @@ def page_mkclean(k: Kernel, mapping: AddressSpace, pfn: int) -> int:
         return 0
     cost = k.rmap.cost
     pte_visits, node_visits = cost.pte_visits, cost.node_visits
-    linear_visits = cleaned = 0
-    fmt = k.fmt
-    pfn_mask, frame = fmt.pfn_mask, pfn << fmt.pfn_shift
+    cleaned = 0
 
     def one(mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
-        """Do page_mkclean_one()."""
-        if not (fmt.pte_write(pte) or fmt.pte_dirty(pte)):
-            return False
-        set_pte(mm, vma, vaddr, pte, fmt.pte_mkclean(fmt.pte_wrprotect(pte)))
-        k.flush_tlb_page(mm, vaddr)
-        return True
+        return page_mkclean_one(k, mm, vma, vaddr, pte)
 
     mapping.i_mmap_lock.down_write()
     try:
-        if mapping.i_mmap:
-            for vma in mapping.i_mmap.stab(k.mem_map.index[pfn]):
-                if not vma.flags & VM_SHARED:
-                    continue
-                vaddr = vma.vma_address(k.mem_map.index[pfn])
-                pte = vma.mm.pt.get(vaddr)
-                linear_visits += 1
-                if fmt.pte_present(pte) and pte & pfn_mask == frame:
-                    cleaned += one(vma.mm, vma, vaddr, pte)
+        linear = linear_ptes(k, mapping, pfn)
+        for mm, vma, vaddr, pte in linear:
+            cleaned += page_mkclean_one(k, mm, vma, vaddr, pte)
         if mapping.i_mmap_nonlinear:
             cleaned += k.rmap.mkclean(pfn, mapping, one)
-        pte_visits = cost.pte_visits - pte_visits + linear_visits
+        pte_visits = cost.pte_visits - pte_visits + len(linear)
         node_visits = cost.node_visits - node_visits
         k.locks.visits.total += pte_visits + node_visits
     finally:
@@ -64,6 +51,31 @@ def page_mkclean(k: Kernel, mapping: AddressSpace, pfn: int) -> int:
     if k.events is not None:
         k.emit(EventKind.MKCLEAN, mapping=mapping.ident, pfn=pfn, pgoff=k.mem_map.index[pfn], arg=cleaned)
     return cleaned
+
+
+def page_mkclean_one(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
+    """Take write and dirty off one PTE of a shared mapping and flush it; False if it had neither."""
+    fmt = k.fmt
+    if not vma.flags & VM_SHARED or not (fmt.pte_write(pte) or fmt.pte_dirty(pte)):
+        return False
+    set_pte(mm, vma, vaddr, pte, fmt.pte_mkclean(fmt.pte_wrprotect(pte)))
+    k.flush_tlb_page(mm, vaddr)
+    return True
+
+
+def linear_ptes(k: Kernel, mapping: AddressSpace, pfn: int) -> list[tuple[Mm, VmArea, int, int]]:
+    """Return (mm, vma, vaddr, pte) for each PTE of a linear VMA that maps the page (page_check_address)."""
+    if not mapping.i_mmap:
+        return []
+    fmt = k.fmt
+    found = []
+    pgoff = k.mem_map.index[pfn]
+    for vma in mapping.i_mmap.stab(pgoff):
+        vaddr = vma.vma_address(pgoff)
+        pte = vma.mm.pt.get(vaddr)
+        if fmt.pte_present(pte) and fmt.pte_pfn(pte) == pfn:
+            found.append((vma.mm, vma, vaddr, pte))
+    return found
 
 
 def clear_page_dirty_for_io(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:

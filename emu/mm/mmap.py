@@ -64,18 +64,8 @@ def do_mmap(
     room, max_map_count, outside user space), EACCES (shared writable mapping of a file that is not open for
     writing), EEXIST (MAP_FIXED_NOREPLACE), EOVERFLOW.
     """
-    kind = flags & (MAP_SHARED | MAP_PRIVATE)
-    if kind not in {MAP_SHARED, MAP_PRIVATE}:
-        raise OSError(errno.EINVAL, "give one of MAP_SHARED and MAP_PRIVATE")
-    if nbytes <= 0:
-        raise OSError(errno.EINVAL, "a mapping needs a length")
+    kind = _check_mmap(k, mm, nbytes, flags, pgoff)
     nbytes = page_align(k, nbytes)
-    if nbytes > mm.task_size:
-        raise OSError(errno.ENOMEM, "the mapping is larger than the address space")
-    if pgoff < 0 or pgoff + (nbytes >> k.page_shift) > 1 << 52:
-        raise OSError(errno.EOVERFLOW, "the file offset is out of range")
-    if mm.map_count > k.options.max_map_count:
-        raise OSError(errno.ENOMEM, f"the process has max_map_count ({k.options.max_map_count}) mappings already")
     vm_flags = prot_to_flags(prot) | mm.def_flags | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
     if flags & MAP_LOCKED:
         vm_flags |= VM_LOCKED
@@ -97,6 +87,23 @@ def do_mmap(
     vma_link(mm, vma)
     merge_around(k, mm, vma)
     return vaddr
+
+
+def _check_mmap(k: Kernel, mm: Mm, nbytes: int, flags: int, pgoff: int) -> int:
+    """Refuse what no mmap takes; return MAP_SHARED or MAP_PRIVATE."""
+    kind = flags & (MAP_SHARED | MAP_PRIVATE)
+    if kind not in {MAP_SHARED, MAP_PRIVATE}:
+        raise OSError(errno.EINVAL, "give one of MAP_SHARED and MAP_PRIVATE")
+    if nbytes <= 0:
+        raise OSError(errno.EINVAL, "a mapping needs a length")
+    nbytes = page_align(k, nbytes)
+    if nbytes > mm.task_size:
+        raise OSError(errno.ENOMEM, "the mapping is larger than the address space")
+    if pgoff < 0 or pgoff + (nbytes >> k.page_shift) > 1 << 52:
+        raise OSError(errno.EOVERFLOW, "the file offset is out of range")
+    if mm.map_count > k.options.max_map_count:
+        raise OSError(errno.ENOMEM, f"the process has max_map_count ({k.options.max_map_count}) mappings already")
+    return kind
 
 
 def _get_unmapped_area(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) -> int:

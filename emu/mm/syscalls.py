@@ -70,7 +70,7 @@ def _vmas_of(mm: Mm, start: int, end: int, holes: list[int]) -> Iterator[VmArea]
 
 
 def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool) -> None:
-    """Lock or unlock the pages of a range; locking prefaults them. ENOMEM for a hole, EAGAIN if a page does not come."""
+    """Lock or unlock the pages of a range; locking prefaults them. ENOMEM: a hole; EAGAIN: no frame."""
     nbytes += vaddr & (k.page_size - 1)
     start, end = _range(k, mm, vaddr & -k.page_size, nbytes, "mlock")
     holes: list[int] = []

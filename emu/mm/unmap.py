@@ -11,6 +11,7 @@ from enum import Enum
 
 from emu.mm.kernel import Kernel
 from emu.mm.mapcount import page_remove_rmap
+from emu.mm.mkclean import linear_ptes
 from emu.mm.page_alloc import put_page
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
@@ -49,7 +50,7 @@ def page_referenced(k: Kernel, pfn: int) -> int:
             k.flush_tlb_page(mm, vaddr)
             return True
 
-        for mm, vma, vaddr, pte in _linear_ptes(k, mapping, pfn):
+        for mm, vma, vaddr, pte in linear_ptes(k, mapping, pfn):
             referenced += one(mm, vma, vaddr, pte)
         if mapping.i_mmap_nonlinear:
             referenced += k.rmap.referenced(pfn, mapping, one)
@@ -57,19 +58,6 @@ def page_referenced(k: Kernel, pfn: int) -> int:
         mem_map.flags[pfn] &= ~PG_REFERENCED
         referenced += 1
     return referenced
-
-
-def _linear_ptes(k: Kernel, mapping: AddressSpace, pfn: int) -> list[tuple[Mm, VmArea, int, int]]:
-    """Return (mm, vma, vaddr, pte) for each PTE of a linear VMA that maps the page (page_check_address)."""
-    fmt = k.fmt
-    found = []
-    pgoff = k.mem_map.index[pfn]
-    for vma in mapping.i_mmap.stab(pgoff):
-        vaddr = vma.vma_address(pgoff)
-        pte = vma.mm.pt.get(vaddr)
-        if fmt.pte_present(pte) and fmt.pte_pfn(pte) == pfn:
-            found.append((vma.mm, vma, vaddr, pte))
-    return found
 
 
 def try_to_unmap(k: Kernel, mapping: AddressSpace, pfn: int) -> SwapResult:
@@ -96,7 +84,7 @@ def try_to_unmap(k: Kernel, mapping: AddressSpace, pfn: int) -> SwapResult:
     mapping.i_mmap_lock.down_write()
     try:
         before = k.vmstat.unmap_pte_visits
-        for mm, vma, vaddr, pte in _linear_ptes(k, mapping, pfn):
+        for mm, vma, vaddr, pte in linear_ptes(k, mapping, pfn):
             one(mm, vma, vaddr, pte)
         if mapping.i_mmap_nonlinear and k.mem_map.mapcount[pfn]:
             k.rmap.unmap(pfn, mapping, one)

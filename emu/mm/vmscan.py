@@ -108,11 +108,8 @@ def _shrink_page(k: Kernel, pfn: int) -> bool:
         return False
     if flags & PG_ANON:
         return _activate(k, pfn)
-    if flags & (PG_LOCKED | PG_WRITEBACK):
-        k.lru.move(pfn, INACTIVE)
-        return False
     mapping = k.mappings.get(mem_map.mapping[pfn])
-    if mapping is None:
+    if flags & (PG_LOCKED | PG_WRITEBACK) or mapping is None:
         k.lru.move(pfn, INACTIVE)
         return False
     if page_referenced(k, pfn):

@@ -39,7 +39,6 @@ class VmStat:
     nr_tlb_local_flush_all: int = 0
     nr_tlb_remote_flush: int = 0
 
-    nr_populate: int = 0
     nr_remap: int = 0
     nr_page_mkwrite: int = 0
     nr_do_wp_page: int = 0

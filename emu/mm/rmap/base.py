@@ -85,7 +85,7 @@ class RmapStrategy(Protocol):
         ...
 
     def mkclean(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
-        """Call `one` for every PTE of nonlinear VMAs that maps the page and is writable or dirty; return how many it hit."""
+        """Call `one` for each PTE of nonlinear VMAs that maps the page and is writable or dirty; return its hits."""
         ...
 
     def unmap(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
