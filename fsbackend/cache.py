@@ -1,0 +1,375 @@
+"""The mount's dirty pages over real files: writes stay here until the flusher or fsync puts them on the disk.
+
+Only dirty pages and pages under writeback are kept; a clean page is dropped at once (the machine's own page
+cache has it). Every file knows the descriptors' view of its errors: a failed writeback leaves the pages dirty
+and raises `err_seq`, which each descriptor reports once.
+
+Locks, in order: a file's `io_lock` (one writeback at a time), its `lock` (pages, size), the cache's `lock`
+(counters, the list of dirty files).
+"""
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fsbackend.bdi import BackingDevInfo, Caps
+from fsbackend.node import Node, current_time_ns
+from fsbackend.pages import CHUNK_SHIFT, PAGE_SHIFT, PAGE_SIZE, PageMap, PagePool
+from fsbackend.storeio import StoreIo
+from fsbackend.throttle import Thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+log = logging.getLogger("fremap")
+
+MAX_BATCH_BYTES = 4 << 20
+"""Most that one writeback submission writes before it looks again (Linux: MAX_WRITEBACK_PAGES, 4 MiB)."""
+
+
+RESERVE_NBYTES = 1 << 20
+"""Room in the store that buffered writes leave for its own metadata."""
+
+
+PAUSE_BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200)
+
+
+class Cache:
+    """All dirty pages of a mount: counters, limits, and the dirty files, oldest first."""
+
+    def __init__(self, bdi: BackingDevInfo, io: StoreIo, clock: Callable[[], float] = time.monotonic) -> None:
+        self.bdi = bdi
+        self.io = io
+        self.clock = clock
+        self.pool = PagePool()
+        self.lock = threading.Lock()
+        self.dirty_files: OrderedDict[CachedFile, float] = OrderedDict()
+        self.limits = Thresholds(1 << 30, 1 << 31)
+        self.others_dirty = 0
+        self.wakeup = threading.Event()
+        self.nr_errors = 0
+        self.nr_pauses = 0
+        self.paused_s = 0.0
+        self.pauses = dict.fromkeys(PAUSE_BOUNDS_MS, 0)
+        self.free_nbytes: Callable[[], int] = lambda: 1 << 62
+        self._room_nbytes = 0
+        self._room_until_s = 0.0
+
+    def account_dirtied(self, file: "CachedFile", nr_pages: int) -> None:
+        """Count newly dirty pages and put the file on the list; wake the flusher above the background limit."""
+        with self.lock:
+            self.bdi.account_page_dirtied(nr_pages)
+            if file not in self.dirty_files:
+                self.dirty_files[file] = self.clock()
+        if self.over_background() and not self.wakeup.is_set():
+            self.wakeup.set()
+
+    def over_background(self) -> bool:
+        """Whether background writeback should run, judged by this mount or by all."""
+        bdi = self.bdi
+        own = bdi.nr_reclaimable_and_writeback
+        if own > bdi.thresholds(self.limits).background and (bdi.strict_limit or bdi.max_ratio < 100):
+            return True
+        return own > 0 and own + self.others_dirty > self.limits.background
+
+    def account_cleaned(self, nr_pages: int) -> None:
+        """Count pages that are dirty no more, without writeback."""
+        with self.lock:
+            self.bdi.account_page_cleaned(nr_pages)
+
+    def balance(self, pages_dirtied: int) -> float:
+        """Return the pause in seconds that the dirtier of so many pages owes."""
+        with self.lock:
+            own = self.bdi.nr_reclaimable_and_writeback
+            return self.bdi.balance(self.clock(), pages_dirtied, own + self.others_dirty, self.limits)
+
+    def reserve(self, nbytes: int) -> bool:
+        """Return whether the store surely has room for so many more bytes than were accepted before.
+
+        If not, the caller writes through, and gets the store's own answer; what was accepted keeps its room.
+        """
+        with self.lock:
+            now_s = self.clock()
+            if nbytes > self._room_nbytes or now_s > self._room_until_s:
+                pending = self.bdi.nr_reclaimable_and_writeback << PAGE_SHIFT
+                self._room_nbytes = self.free_nbytes() - pending - RESERVE_NBYTES
+                self._room_until_s = now_s + 0.2
+            self._room_nbytes -= nbytes
+            return self._room_nbytes >= 0
+
+    def record_pause(self, pause_s: float) -> None:
+        """Count a pause in the histogram, by upper bounds in milliseconds."""
+        with self.lock:
+            self.nr_pauses += 1
+            self.paused_s += pause_s
+            for bound_ms in PAUSE_BOUNDS_MS:
+                if pause_s * 1000 <= bound_ms:
+                    self.pauses[bound_ms] += 1
+                    return
+            self.pauses[PAUSE_BOUNDS_MS[-1]] += 1
+
+    def requeue(self, file: "CachedFile", *, all_clean: bool) -> None:
+        """After a pass over the file: off the list if clean, else to its tail, so that each file has its turn."""
+        with self.lock:
+            if all_clean:
+                self.dirty_files.pop(file, None)
+            elif file in self.dirty_files:
+                self.dirty_files.move_to_end(file)
+
+    def oldest(self, before_s: float | None = None) -> "list[CachedFile]":
+        """Return the dirty files, oldest first; only those dirty since before `before_s` if it is given."""
+        with self.lock:
+            return [file for file, since in self.dirty_files.items() if before_s is None or since <= before_s]
+
+
+class CachedFile:
+    """The bytes of a real file, with what was written and is not in it yet."""
+
+    def __init__(self, cache: Cache, node: Node, fd: int, caps: Caps) -> None:
+        self.cache = cache
+        self.node = node
+        self.fd = fd
+        self.writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        self.caps = caps
+        self.pages = PageMap(cache.pool)
+        self.nbytes = os.fstat(fd).st_size
+        self.nr_open = 0
+        self.err_seq = 0
+        self.err_no = 0
+        self.lock = threading.RLock()
+        self.io_lock = threading.Lock()
+        self.settled = threading.Condition(self.lock)
+
+    @property
+    def nr_pages(self) -> int:
+        """Pages that are in memory."""
+        return self.pages.nr_pages
+
+    # ---- the file's bytes
+
+    def read(self, offset: int, out: memoryview) -> int:
+        """Read what was written, whether it is in the store yet or not."""
+        if not self.pages.chunks:
+            return self.cache.io.pread_into(self.fd, out, offset) if offset < self.nbytes else 0
+        with self.lock:
+            nbytes = min(len(out), max(self.nbytes - offset, 0))
+            out = out[:nbytes]
+            if nbytes and not self.pages.covers(offset, nbytes):
+                done = self.cache.io.pread_into(self.fd, out, offset)
+                out[done:] = bytes(nbytes - done)
+            if nbytes:
+                self.pages.overlay(offset, out)
+            return nbytes
+
+    def write(self, offset: int, data: memoryview, *, direct: bool) -> int:
+        """Put bytes into the cache (or, `direct`, into the store); return the pages newly dirty."""
+        end = offset + len(data)
+        if direct and self.caps.writeback:
+            self._write_through(offset, data)
+            return 0
+        with self.lock:
+            if self.caps.stable_writes:
+                self._wait_stable(offset, end)
+            nr_new = self.pages.write(offset, data, self._fill)
+            self.nbytes = max(self.nbytes, end)
+            self.touch()
+        if nr_new and self.caps.account_dirty:
+            self.cache.account_dirtied(self, nr_new)
+            return nr_new
+        if nr_new and self.caps.writeback:
+            self._list_unaccounted()
+        return 0
+
+    def _list_unaccounted(self) -> None:
+        with self.cache.lock:
+            self.cache.dirty_files.setdefault(self, self.cache.clock())
+
+    def touch(self, *, modified: bool = True) -> None:
+        """Set mtime (and ctime) to now; they are the file's as long as it is in memory."""
+        self.node.ctime_ns = max(current_time_ns(), self.node.ctime_ns)
+        if modified:
+            self.node.mtime_ns = self.node.ctime_ns
+
+    def _fill(self, offset: int, page: memoryview) -> None:
+        done = self.cache.io.pread_into(self.fd, page, offset) if offset < self.nbytes else 0
+        if done < PAGE_SIZE:
+            page[done:] = bytes(PAGE_SIZE - done)
+
+    def _write_through(self, offset: int, data: memoryview) -> None:
+        end = offset + len(data)
+        with self.lock:
+            self._wait_stable(offset, end)
+            self.cache.io.pwrite_all(self.fd, [data], offset)
+            self.pages.patch(offset, data)
+            self.nbytes = max(self.nbytes, end)
+            self.touch()
+
+    def _wait_stable(self, offset: int, end: int) -> None:
+        while self.pages.any_writeback(offset, end):
+            self.settled.wait()
+
+    def truncate(self, nbytes: int) -> None:
+        """Set the size in the store at once; cached pages beyond it go, the last one's tail becomes zeros."""
+        with self.lock:
+            old = self.nbytes
+            if nbytes < old:
+                self._wait_stable(nbytes, max(old, nbytes + 1))
+                dropped = self.pages.drop(nbytes, old + PAGE_SIZE)
+                self.pages.zero(nbytes, (nbytes | PAGE_SIZE - 1) + 1)
+                if dropped and self.caps.account_dirty:
+                    self.cache.account_cleaned(dropped)
+            if self.caps.writeback:
+                self.cache.io.truncate(self.fd, nbytes)
+            self.nbytes = nbytes
+            self.touch()
+
+    def discard(self) -> None:
+        """Forget the dirty bytes of a file that has no name and no opener any more."""
+        with self.io_lock, self.lock:
+            dropped = self.pages.clear()
+            if self.caps.account_dirty:
+                self.cache.account_cleaned(dropped)
+        self.cache.requeue(self, all_clean=True)
+
+    def fallocate(self, mode: int, offset: int, nbytes: int) -> None:
+        """Write back what is cached, then let the store's filesystem do it."""
+        self.write_back_all()
+        with self.io_lock, self.lock:
+            self.cache.io.fallocate(self.fd, mode, offset, nbytes)
+            self.nbytes = max(self.nbytes, os.fstat(self.fd).st_size)
+            self.touch()
+
+    def seek(self, offset: int, *, data: bool) -> int | None:
+        """Find data or a hole; dirty pages are data."""
+        self.write_back_all()
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA if data else os.SEEK_HOLE)
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Close the descriptor of a clean file that nobody has open."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    # ---- writeback
+
+    def fsync(self, *, datasync: bool) -> None:
+        """Write everything back and make it durable; raises the store's error, pages stay dirty then."""
+        if not self.caps.writeback:
+            return
+        self.write_back_all()
+        try:
+            self.cache.io.fsync(self.fd, datasync=datasync)
+        except OSError as error:
+            self.record_error(error)
+            raise
+
+    def write_back_all(self) -> int:
+        """Write back every page that is dirty now; return how many."""
+        nr_pages = 0
+        with self.io_lock:
+            while True:
+                nr_done = self._write_batch()
+                nr_pages += nr_done
+                if not nr_done or nr_pages << PAGE_SHIFT > self.nbytes + MAX_BATCH_BYTES:
+                    break
+        if nr_pages:
+            self._after_writeback()
+        return nr_pages
+
+    def write_back_some(self, *, pace: bool) -> int:
+        """Write back one batch for the flusher, at the disk's own pace; return how many pages."""
+        with self.io_lock:
+            nr_pages = self._write_batch(pace=pace)
+        self._after_writeback()
+        return nr_pages
+
+    def _after_writeback(self) -> None:
+        with self.lock:
+            self.cache.requeue(self, all_clean=not self.pages.nr_pages)
+
+    def _write_batch(self, *, pace: bool = False) -> int:
+        """Write the first dirty pages, up to a batch; the caller holds `io_lock`."""
+        with self.lock:
+            runs = self._collect()
+            if not runs:
+                return 0
+            submissions = self._submissions(runs)
+            if not self.node.ctime_ns:
+                self.node.ctime_ns = os.fstat(self.fd).st_ctime_ns
+        nr_pages = sum(count for _, _, count in runs)
+        if self.caps.account_dirty:
+            with self.cache.lock:
+                self.cache.bdi.start_writeback(nr_pages)
+        failure: OSError | None = None
+        try:
+            for offset, buffers in submissions:
+                self.cache.io.pwrite_all(self.fd, buffers, offset)
+                if pace:
+                    self.cache.io.sync_range(self.fd, offset, sum(map(len, buffers)))
+        except OSError as error:
+            failure = error
+        self._end_batch(runs, nr_pages, failure)
+        if failure is not None:
+            self.record_error(failure)
+            raise failure
+        return nr_pages
+
+    def _collect(self) -> list[tuple[int, int, int]]:
+        runs, nbytes = [], 0
+        for run in list(self.pages.dirty_runs()):
+            runs.append(run)
+            nbytes += run[2] << PAGE_SHIFT
+            if nbytes >= MAX_BATCH_BYTES:
+                break
+        return runs
+
+    def _submissions(self, runs: "Iterable[tuple[int, int, int]]") -> list[tuple[int, list[memoryview]]]:
+        """Turn runs into (offset, buffers), adjacent ones joined, none past the end of the file."""
+        joined: list[tuple[int, list[memoryview]]] = []
+        next_offset = -1
+        for index, first, count in runs:
+            memory = self.pages.start_writeback(index, first, count)
+            offset = (index << CHUNK_SHIFT) + (first << PAGE_SHIFT)
+            memory = memory[: max(self.nbytes - offset, 0)]
+            if not memory:
+                continue
+            if offset == next_offset:
+                joined[-1][1].append(memory)
+            else:
+                joined.append((offset, [memory]))
+            next_offset = offset + len(memory)
+        return joined
+
+    def _end_batch(self, runs: list[tuple[int, int, int]], nr_pages: int, failure: OSError | None) -> None:
+        with self.lock:
+            nr_again = sum(self.pages.end_writeback(*run, failed=failure is not None) for run in runs)
+            if failure is None and self.node.mtime_ns:
+                # The write moved the store's times to now; put back when the program wrote.
+                now = os.fstat(self.fd)
+                os.utime(self.fd, ns=(now.st_atime_ns, self.node.mtime_ns))
+            self.node.store_ctime_ns = os.fstat(self.fd).st_ctime_ns
+            self.settled.notify_all()
+        if self.caps.account_dirty:
+            with self.cache.lock:
+                bdi = self.cache.bdi
+                bdi.end_writeback(nr_pages)
+                if failure is not None:
+                    bdi.throttle.nr_written -= nr_pages
+                    bdi.nr_dirty += nr_again
+                bdi.throttle.update(self.cache.clock())
+
+    def record_error(self, error: OSError) -> None:
+        """Remember a failed writeback for every open descriptor."""
+        with self.lock:
+            self.err_seq += 1
+            self.err_no = error.errno or 5
+        self.cache.nr_errors += 1
+        log.info("writeback of %r failed: %s", self.node.path(), error.strerror)

@@ -1,0 +1,152 @@
+"""The daemon of one mount: builds store, cache, flusher and session, serves, and writes everything back at the end.
+
+Started as ``python -m fsbackend.daemon`` with the options as JSON on its standard input. When the mount serves
+it writes a line to its standard output and closes it; before that, a line that begins with ``error`` says why
+it cannot. Threads start here, in the one process that serves: nothing forks after them.
+"""
+
+import ctypes
+import ctypes.util
+import errno
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+
+from fsbackend import state
+from fsbackend.bdi import BackingDevInfo, parse_caps
+from fsbackend.cache import Cache
+from fsbackend.control import ControlTree
+from fsbackend.controlfiles import add_control_files
+from fsbackend.dirstore import DirStore
+from fsbackend.filesystem import FileSystem
+from fsbackend.flusher import Flusher
+from fsbackend.options import MountOptions
+from fsbackend.ramstore import RamStore
+from fsbackend.storeio import StoreIo
+
+log = logging.getLogger("fremap")
+
+PR_SET_IO_FLUSHER = 57
+
+
+def set_io_flusher() -> bool:
+    """Tell the kernel that we clean dirty pages, so that it never makes us wait for that; needs a capability."""
+    libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
+    return bool(libc.prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0)
+
+
+class Daemon:
+    """One mount, from start to end."""
+
+    def __init__(self, options: MountOptions) -> None:
+        from fsbackend.operations import Operations  # noqa: PLC0415 - loads libfuse: its absence is an answer
+
+        self.options = options
+        caps = parse_caps(options.caps)
+        self.bdi = BackingDevInfo(options.mountpoint, caps, options.params)
+        if options.max_ratio is not None:
+            self.bdi.set_max_ratio(options.max_ratio)
+        self.bdi.set_min_ratio(options.min_ratio)
+        self.io = StoreIo()
+        self.cache = Cache(self.bdi, self.io)
+        self.store = RamStore(self.io) if options.is_ram else DirStore(options.store)
+        self.fs = FileSystem(self.store, self.cache, caps, options.overrides)
+        if isinstance(self.store, DirStore):
+            self.cache.free_nbytes = self._free_nbytes
+        self.flusher = Flusher(self.cache, after_pass=self.fs.reap)
+        self.operations = Operations(self.fs, options.timeout_s)
+        self.fs.control = ControlTree()
+        add_control_files(self)
+
+    def _free_nbytes(self) -> int:
+        figures = self.fs.statfs()
+        return figures.f_bavail * figures.f_frsize
+
+    def mount(self) -> None:
+        """Mount and start serving."""
+        from fsbackend.session import Session  # noqa: PLC0415 - as above
+
+        options: dict[str, str | bool] = {
+            "fsname": self.options.store or "ram",
+            "subtype": state.SUBTYPE,
+            "default_permissions": True,
+            "max_read": str(128 << 10),
+        }
+        if self.options.allow_other:
+            options["allow_other"] = True
+        self.session = Session(self.options.mountpoint, options, self.operations)
+        self.operations.session = self.session
+        self.flusher.start()
+        self.session.start()
+
+    def serve(self) -> int:
+        """Serve until unmounted; return the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda _number, _frame: self.unmount_self())
+        self.session.done.wait()
+        self.flusher.stop()
+        self.session.close()
+        failures = self.fs.close()
+        for line in failures:
+            log.error("not written back at unmount: %s", line)
+        log.info("unmounted")
+        return 1 if failures else 0
+
+    def unmount_self(self) -> None:
+        """Write back and unmount, on a signal."""
+        threading.Thread(target=self._unmount_self, name="unmount", daemon=True).start()
+
+    def _unmount_self(self) -> None:
+        failures = self.fs.sync()
+        for line in failures:
+            log.error("not unmounting on the signal, not written back: %s", line)
+        if not failures:
+            error = state.kernel_unmount(self.options.mountpoint, lazy=True)
+            if error:
+                log.error("not unmounted on the signal: %s", error)
+
+
+def main() -> int:
+    """Run a daemon with the options on standard input."""
+    options = MountOptions.from_json(sys.stdin.read())
+    os.umask(0)
+    os.chdir("/")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    logging.basicConfig(
+        filename=options.log_path,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(threadName)s: %(message)s",
+    )
+    answer = os.dup(1)
+    log_fd = os.open(options.log_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    null_fd = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null_fd, 0)
+    os.dup2(log_fd, 1)
+    os.dup2(log_fd, 2)
+    try:
+        daemon = Daemon(options)
+        daemon.mount()
+    except (OSError, ValueError) as error:
+        number = getattr(error, "errno", None) or errno.EINVAL
+        reason = getattr(error, "strerror", None) or str(error)
+        os.write(answer, f"error {number} {reason}\n".encode())
+        return 1
+    if not set_io_flusher():
+        log.info("PR_SET_IO_FLUSHER is not permitted here")
+    state.write_record(options.mountpoint, {"pid": os.getpid(), "log": options.log_path, "started": time.time()})
+    log.info("serving %s at %s as %s", options.store or "RAM", options.mountpoint, options.caps)
+    os.write(answer, b"serving\n")
+    os.close(answer)
+    status = daemon.serve()
+    state.remove_record(os.getpid())
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

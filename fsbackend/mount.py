@@ -1,0 +1,348 @@
+"""Mount a store in a daemon of its own, find mounts, unmount, clean up after dead daemons.
+
+`mount` returns when the mount serves. Every refusal is a MountError with one line that says what to do.
+"""
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fsbackend import state
+from fsbackend.bdi import parse_caps
+from fsbackend.control import CONTROL_NAME
+from fsbackend.filesystem import Override
+from fsbackend.options import MountOptions
+from fsbackend.state import FoundMount, find_mounts
+from fsbackend.throttle import DirtyParams
+
+__all__ = ["FoundMount", "MountError", "MountInfo", "find_mounts", "mount", "temporary_mount", "umount"]
+
+READY_TIMEOUT_S = 30.0
+EXIT_TIMEOUT_S = 60.0
+
+
+class MountError(Exception):
+    """A mount or unmount that cannot be; one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountInfo:
+    """A mount that serves."""
+
+    store: str
+    mountpoint: str
+    caps: str
+    pid: int
+    log: str
+    note: str = ""
+
+
+def check_fuse() -> None:
+    """Refuse where there is no FUSE, saying what is missing."""
+    if not Path("/dev/fuse").exists():
+        raise MountError("there is no /dev/fuse: load the kernel module (modprobe fuse) or run where FUSE is")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise MountError("/dev/fuse may not be opened here: run as a user who may use FUSE, or as root")
+    if shutil.which("fusermount") is None:
+        raise MountError("fusermount is missing: install fuse3 (Debian: apt-get install fuse3)")
+
+
+def _check_store(store: str, *, is_ram: bool) -> str:
+    if is_ram and not store:
+        return ""
+    if not Path(store).is_dir():
+        raise MountError(f"the store {store} is no directory: make it first (mkdir -p {store})")
+    return os.path.realpath(store)
+
+
+def _check_mountpoint(mountpoint: str) -> str:
+    """Return the real path; clean a stale mount of ours; refuse anything else that is in the way."""
+    try:
+        path = os.path.realpath(mountpoint, strict=False)
+    except OSError:
+        path = str(Path(mountpoint).absolute())
+    table = {row[0]: row for row in state.mount_table()}
+    if path in table:
+        if table[path][1] == f"fuse.{state.SUBTYPE}" and state.is_stale(path):
+            error = state.kernel_unmount(path, lazy=True)
+            if error:
+                raise MountError(f"{path} has a mount whose daemon died, and it cannot be cleaned: {error}")
+            return _check_mountpoint(path)
+        raise MountError(f"{path} is a mount point already ({table[path][1]}): unmount it, or choose another")
+    if not Path(path).is_dir():
+        raise MountError(f"the mount point {path} is no directory: make it first (mkdir -p {path})")
+    return path
+
+
+def _store_note(store: str) -> str:
+    """Say so if the store is no real disk."""
+    best: tuple[str, str] = ("", "")
+    for mountpoint, fstype, _, _ in state.mount_table():
+        inside = store == mountpoint or store.startswith(mountpoint.rstrip("/") + "/")
+        if inside and len(mountpoint) >= len(best[0]):
+            best = (mountpoint, fstype)
+    if best[1] in {"tmpfs", "ramfs"}:
+        return f"note: the store {store} is on {best[1]}: that is no real disk, nothing on it survives a power cut"
+    return ""
+
+
+def mount(
+    store: str | os.PathLike[str],
+    mountpoint: str | os.PathLike[str],
+    caps: str = "disk",
+    overrides: Iterable[str] = (),
+    params: DirtyParams | None = None,
+    *,
+    foreground: bool = False,
+    **more: Any,
+) -> MountInfo:
+    """Mount `store` at `mountpoint` in a daemon and return when it serves.
+
+    `more` are the other fields of `MountOptions`. With `foreground` the call returns when it was unmounted.
+    Raises MountError.
+    """
+    try:
+        parsed = parse_caps(str(caps))
+        kept = [str(Override(text)) for text in overrides]
+        options = MountOptions(str(store), str(mountpoint), str(parsed), kept, params or DirtyParams(), **more)
+    except ValueError as error:
+        raise MountError(str(error)) from error
+    check_fuse()
+    options.mountpoint = _check_mountpoint(options.mountpoint)
+    options.store = _check_store(options.store, is_ram=options.is_ram)
+    if options.store and _inside(options.store, options.mountpoint):
+        raise MountError("the store and the mount point must not lie inside each other: choose others")
+    if not options.log_path:
+        name = options.mountpoint.strip("/").replace("/", "-") or "root"
+        options.log_path = str(state.state_dir() / f"{name[-120:]}.log")
+    Path(options.log_path).touch()
+    pid = _start(options)
+    _set_kernel_bdi(options)
+    if foreground:
+        _wait_foreground(pid, options.mountpoint)
+    note = _store_note(options.store) if options.store and not options.is_ram else ""
+    return MountInfo(options.store, options.mountpoint, options.caps, pid, options.log_path, note)
+
+
+def _inside(one: str, other: str) -> bool:
+    return one == other or one.startswith(other.rstrip("/") + "/") or other.startswith(one.rstrip("/") + "/")
+
+
+def _start(options: MountOptions) -> int:
+    """Start the daemon and wait for its word."""
+    in_read, in_write = os.pipe()
+    out_read, out_write = os.pipe()
+    log_fd = os.open(options.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    actions = [
+        (os.POSIX_SPAWN_DUP2, in_read, 0),
+        (os.POSIX_SPAWN_DUP2, out_write, 1),
+        (os.POSIX_SPAWN_DUP2, log_fd, 2),
+    ]
+    root = str(Path(__file__).resolve().parent.parent)
+    environ = dict(os.environ)
+    environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH", "")]))
+    environ.pop("PYTHONWARNINGS", None)
+    try:
+        command = [sys.executable, "-m", "fsbackend.daemon"]
+        pid = os.posix_spawn(sys.executable, command, environ, file_actions=actions, setsid=True)
+    finally:
+        os.close(in_read)
+        os.close(out_write)
+        os.close(log_fd)
+    with os.fdopen(in_write, "wb") as pipe, contextlib.suppress(BrokenPipeError):
+        pipe.write(options.to_json().encode())
+    with os.fdopen(out_read, "rb") as pipe:
+        answer = _read_line(pipe.fileno())
+    if answer == b"serving\n":
+        return pid
+    if not answer:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_exit(pid, EXIT_TIMEOUT_S)
+    words = answer.decode(errors="replace").split(" ", 2)
+    if words[0] == "error":
+        raise MountError(f"cannot mount {options.store or 'RAM'} at {options.mountpoint}: {words[2].strip()}")
+    last = Path(options.log_path).read_text(errors="replace").strip().rpartition("\n")[2]
+    raise MountError(f"the daemon did not come up ({last}); its log: {options.log_path}")
+
+
+def _read_line(fd: int) -> bytes:
+    answer, until_s = b"", time.monotonic() + READY_TIMEOUT_S
+    while not answer.endswith(b"\n"):
+        ready, _, _ = select.select([fd], [], [], max(until_s - time.monotonic(), 0))
+        more = os.read(fd, 4096) if ready else b""
+        if not more:
+            return b"" if not answer.endswith(b"\n") else answer
+        answer += more
+    return answer
+
+
+def _set_kernel_bdi(options: MountOptions) -> None:
+    """Change the kernel's own limits for this mount, which are max_ratio 1 and strict; needs root."""
+    wanted: list[tuple[str, int]] = []
+    if options.kernel_strict_limit is not None:
+        wanted.append(("strict_limit", int(options.kernel_strict_limit)))
+    if options.kernel_max_ratio is not None:
+        wanted.append(("max_ratio", options.kernel_max_ratio))
+    device = next((m.device for m in find_mounts() if m.mountpoint == options.mountpoint), "")
+    for name, value in wanted:
+        path = Path(f"/sys/class/bdi/{device}/{name}")
+        try:
+            path.write_text(str(value))
+        except OSError as error:
+            umount(options.mountpoint)
+            raise MountError(f"cannot write {path}: {error.strerror}; this needs root") from error
+
+
+def wait_exit(pid: int, timeout_s: float) -> bool:
+    """Wait until a process, child or not, is gone; return whether it is."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        gone = bool(select.select([pidfd], [], [], timeout_s)[0])
+    finally:
+        os.close(pidfd)
+    if gone:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+    return gone
+
+
+def _wait_foreground(pid: int, mountpoint: str) -> None:
+    try:
+        while not wait_exit(pid, 3600.0):
+            pass
+    except KeyboardInterrupt:
+        umount(mountpoint)
+
+
+def umount(mountpoint: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Write everything back, unmount, and wait for the daemon to end.
+
+    Fails, and leaves the mount as it is, if something cannot be written back, or is in use; with `force` it
+    unmounts all the same. Raises MountError.
+    """
+    path = os.path.realpath(mountpoint, strict=False) if not _is_listed(mountpoint) else str(mountpoint)
+    found = next((m for m in find_mounts() if m.mountpoint == path), None)
+    if found is None:
+        raise MountError(f"{mountpoint} is no mount of fremap; `fremap status` lists them")
+    if not found.stale and not force:
+        remains = sync(path)
+        if remains:
+            raise MountError(f"not unmounted, this could not be written back: {remains}")
+    error = state.kernel_unmount(path, lazy=found.stale or force)
+    if error:
+        busy = "busy" in error.lower()
+        raise MountError(f"{path} is in use: close what is open there and try again" if busy else error)
+    if found.pid is not None:
+        if not wait_exit(found.pid, EXIT_TIMEOUT_S):
+            raise MountError(f"unmounted, but the daemon (pid {found.pid}) still writes; its log: {found.log}")
+        state.remove_record(found.pid)
+
+
+def _is_listed(mountpoint: str | os.PathLike[str]) -> bool:
+    return any(m.mountpoint == str(mountpoint) for m in find_mounts())
+
+
+def control_path(mountpoint: str | os.PathLike[str], name: str) -> Path:
+    """Return the path of a control file."""
+    return Path(mountpoint) / os.fsdecode(CONTROL_NAME) / name
+
+
+def sync(mountpoint: str | os.PathLike[str]) -> str:
+    """Write back and make durable all of a mount; return "" or what could not be written."""
+    try:
+        control_path(mountpoint, "sync").write_text("1")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            return control_path(mountpoint, "last_error").read_text().strip() or str(error)
+        return str(error)
+    return ""
+
+
+class TemporaryMount:
+    """A mount of a temporary store that cleans up after itself, whatever happened to it."""
+
+    def __init__(self, base: Path, store: Path | None, caps: str, options: dict[str, Any]) -> None:
+        self.base = base
+        self.store = store if store is not None else base / "store"
+        self.path = base / "mnt"
+        self.store.mkdir(exist_ok=True)
+        self.path.mkdir(exist_ok=True)
+        self._caps = caps
+        self._options = {"log_path": str(base / "daemon.log"), **options}
+        self.pid = 0
+        self.log = base / "daemon.log"
+        self.remount()
+
+    @property
+    def mountpoint(self) -> Path:
+        """The mount point, as `path`."""
+        return self.path
+
+    def remount(self) -> None:
+        """Mount the store, again: after `kill` or `umount`."""
+        self.pid = mount(self.store, self.path, self._caps, **self._options).pid
+
+    def kill(self) -> None:
+        """Kill the daemon, as a crash would; the mount point is stale until `remount` or `umount`."""
+        os.kill(self.pid, signal.SIGKILL)
+        wait_exit(self.pid, EXIT_TIMEOUT_S)
+        state.remove_record(self.pid)
+
+    def umount(self, *, force: bool = False) -> None:
+        """Unmount."""
+        umount(self.path, force=force)
+
+    def control(self, name: str) -> str:
+        """Read a control file."""
+        return control_path(self.path, name).read_text()
+
+    def set_control(self, name: str, text: str) -> None:
+        """Write a control file."""
+        control_path(self.path, name).write_text(text)
+
+    def stats(self) -> dict[str, int]:
+        """Return the figures of ``.bdi/stats``."""
+        rows = (line.split() for line in self.control("stats").splitlines())
+        return {row[0].rstrip(":"): int(row[1]) for row in rows}
+
+    def close(self) -> None:
+        """Unmount whatever is mounted, and remove everything."""
+        if any(m.mountpoint == str(self.path) for m in find_mounts()):
+            with contextlib.suppress(MountError):
+                umount(self.path, force=True)
+        if not wait_exit(self.pid, 5.0):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            wait_exit(self.pid, EXIT_TIMEOUT_S)
+        state.remove_record(self.pid)
+        shutil.rmtree(self.base, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary_mount(
+    caps: str = "disk", store_dir: str | os.PathLike[str] | None = None, **options: Any
+) -> Iterator[TemporaryMount]:
+    """Mount a temporary store (or `store_dir`) and always clean up; raises MountError."""
+    base = Path(os.path.realpath(tempfile.mkdtemp(prefix="fremap-")))
+    temporary: TemporaryMount | None = None
+    try:
+        temporary = TemporaryMount(base, None if store_dir is None else Path(store_dir), caps, options)
+        yield temporary
+    finally:
+        if temporary is not None:
+            temporary.close()
+        else:
+            shutil.rmtree(base, ignore_errors=True)

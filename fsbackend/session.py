@@ -1,0 +1,200 @@
+"""A FUSE session: the channel to the kernel, worker threads that serve it, replies that are held back.
+
+Requests are read here, by Python's own threads, and decoded by libfuse, which calls the operations back in the
+same thread. A worker that may wait (fsync, a slow store) does not starve the others: when none is idle one more
+is started. A throttle pause takes no worker at all: the reply is queued until it is due.
+"""
+
+import contextlib
+import ctypes
+import errno
+import heapq
+import logging
+import mmap
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fsbackend import lowlevel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger("fremap")
+
+MAX_READ = 128 << 10
+MAX_WORKERS = 48
+_AGAIN = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
+
+
+class Buffer:
+    """Page-aligned memory with its address."""
+
+    __slots__ = ("_memory", "address", "view")
+
+    def __init__(self, nbytes: int) -> None:
+        self._memory = mmap.mmap(-1, nbytes)
+        self.view = memoryview(self._memory)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+
+
+class Worker(threading.local):
+    """What a worker thread owns: the request it is serving and room for an answer."""
+
+    request: Buffer
+    answer: Buffer
+
+
+class HeldReplies:
+    """Calls that are due later; one thread makes them. Each says after how long to try again, or 0: done."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Callable[[], float]]] = []
+        self._count = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="held-replies", daemon=True)
+        self._thread.start()
+
+    def hold(self, delay_s: float, call: Callable[[], float]) -> None:
+        """Make the call after the delay."""
+        with self._changed:
+            self._count += 1
+            heapq.heappush(self._heap, (time.monotonic() + delay_s, self._count, call))
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Make every call that is left at once, and end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _next(self) -> Callable[[], float] | None:
+        with self._changed:
+            while True:
+                if self._heap:
+                    wait_s = self._heap[0][0] - time.monotonic()
+                    if wait_s <= 0 or self._closing:
+                        return heapq.heappop(self._heap)[2]
+                    self._changed.wait(wait_s)
+                elif self._closing:
+                    return None
+                else:
+                    self._changed.wait()
+
+    def _run(self) -> None:
+        while (call := self._next()) is not None:
+            try:
+                again_s = call()
+            except Exception:
+                log.exception("a held reply failed")
+                continue
+            if again_s > 0 and not self._closing:
+                self.hold(again_s, call)
+
+
+class Session:
+    """One mount's conversation with the kernel."""
+
+    def __init__(self, mountpoint: str, options: "Mapping[str, str | bool]", operations: object) -> None:
+        """Mount. Callbacks are the methods ``on_NAME`` of `operations`, wrapped by its ``guarded``."""
+        words = [name if value is True else f"{name}={_escape(str(value))}" for name, value in options.items()]
+        mount_args = lowlevel.make_args(b"fremap", b"-o", os.fsencode(",".join(words)))
+        tuning = f"big_writes,max_write={MAX_READ},max_readahead={MAX_READ},max_background=64"
+        session_args = lowlevel.make_args(b"fremap", b"-o", tuning.encode())
+        self.mountpoint = os.fsencode(mountpoint)
+        self.worker = Worker()
+        self.held = HeldReplies()
+        self._ops = lowlevel.LowlevelOps()
+        for name, args in lowlevel.OPERATIONS:
+            method = getattr(operations, f"on_{name}", None)
+            if args is not None and method is not None:
+                setattr(self._ops, name, lowlevel.PROTOTYPES[name](operations.guarded(name, method)))  # type: ignore[attr-defined]
+        self._channel = lowlevel.mount_channel(self.mountpoint, ctypes.byref(mount_args))
+        if not self._channel:
+            self.held.close()
+            raise OSError(errno.EIO, "libfuse could not mount; its own message says why")
+        self._session = lowlevel.session_new(
+            ctypes.byref(session_args), ctypes.byref(self._ops), ctypes.sizeof(self._ops), None
+        )
+        if not self._session:
+            lowlevel.unmount_channel(self.mountpoint, self._channel)
+            self.held.close()
+            raise OSError(errno.EIO, "libfuse did not accept the session's options")
+        lowlevel.session_add_channel(self._session, self._channel)
+        self._fd = lowlevel.channel_fd(self._channel)
+        self._bufsize = lowlevel.channel_bufsize(self._channel)
+        self._lock = threading.Lock()
+        self._nr_idle = 0
+        self._workers: list[threading.Thread] = []
+        self.done = threading.Event()
+
+    def start(self, nr_workers: int = 2) -> None:
+        """Start serving."""
+        for _ in range(nr_workers):
+            self._add_worker()
+
+    def _add_worker(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"worker-{len(self._workers)}", daemon=True)
+        self._workers.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        request = self.worker.request = Buffer(self._bufsize)
+        self.worker.answer = Buffer(MAX_READ)
+        process, session, channel, fd, lock = (
+            lowlevel.session_process,
+            self._session,
+            self._channel,
+            self._fd,
+            self._lock,
+        )
+        buffers, address = [request.view], request.address
+        with lock:
+            self._nr_idle += 1
+        while True:
+            try:
+                nbytes = os.readv(fd, buffers)
+            except OSError as error:
+                if error.errno in _AGAIN:
+                    continue
+                if error.errno not in {errno.ENODEV, errno.EBADF}:
+                    log.warning("reading requests failed: %s", error)
+                break
+            if not nbytes:
+                break
+            with lock:
+                self._nr_idle -= 1
+                starving = not self._nr_idle and len(self._workers) < MAX_WORKERS
+            if starving:
+                self._add_worker()
+            process(session, address, nbytes, channel)
+            with lock:
+                self._nr_idle += 1
+        self.done.set()
+
+    def close(self) -> None:
+        """End after the kernel has unmounted: let workers finish, free what libfuse holds."""
+        self.held.close()
+        for thread in self._workers:
+            thread.join(timeout=10.0)
+        lowlevel.session_remove_channel(self._channel)
+        lowlevel.session_destroy(self._session)
+        lowlevel.unmount_channel(None, self._channel)
+
+    def inval_inode(self, node_id: int) -> None:
+        """Have the kernel drop an inode's cached pages and attributes."""
+        with contextlib.suppress(OSError):
+            lowlevel.notify_inval_inode(self._channel, node_id, 0, 0)
+
+    def inval_entry(self, parent_id: int, name: bytes) -> None:
+        """Have the kernel look a name up anew."""
+        with contextlib.suppress(OSError):
+            lowlevel.notify_inval_entry(self._channel, parent_id, name, len(name))
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(",", "\\,")

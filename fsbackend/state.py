@@ -1,0 +1,141 @@
+"""Which mounts there are: read from the kernel's mount table; what a daemon leaves for others to find it by.
+
+A daemon's record is a small JSON file in a directory of the user's own, named by its pid. The kernel's table is
+what counts: a record without a mount is old and is removed.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import stat
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SUBTYPE = "fremap"
+_FSTYPE = f"fuse.{SUBTYPE}"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMount:
+    """One mount of ours in the kernel's table."""
+
+    mountpoint: str
+    store: str
+    device: str
+    pid: int | None
+    log: str
+    stale: bool
+
+
+def state_dir() -> Path:
+    """Return the user's own directory for logs and records, made if missing; refuses one of somebody else's."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    path = Path(base) / "fremap" if base and Path(base).is_dir() else _in_tmp()
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        raise OSError(errno.EPERM, f"{path} is not a directory of your own: remove it", str(path))
+    return path
+
+
+def _in_tmp() -> Path:
+    return Path(tempfile.gettempdir()) / f"fremap-{os.geteuid()}"
+
+
+def write_record(mountpoint: str, record: dict[str, Any]) -> None:
+    """Leave a record of this process's mount."""
+    path = state_dir() / f"{os.getpid()}.json"
+    path.write_text(json.dumps({"mountpoint": mountpoint, **record}))
+
+
+def remove_record(pid: int) -> None:
+    """Remove a process's record."""
+    with contextlib.suppress(OSError):
+        (state_dir() / f"{pid}.json").unlink()
+
+
+def _records() -> dict[str, dict[str, Any]]:
+    """Return the newest record of each mountpoint; those of dead processes are kept for their log only."""
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        paths = list(state_dir().glob("*.json"))
+    except OSError:
+        return found
+    for path in paths:
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        old = found.get(record["mountpoint"])
+        if old is None or record.get("started", 0) > old.get("started", 0):
+            found[record["mountpoint"]] = record
+    return found
+
+
+def _unescape(word: str) -> str:
+    """Undo the octal escapes of /proc/self/mountinfo."""
+    out, rest = bytearray(), os.fsencode(word)
+    while rest:
+        if rest[:1] == b"\\" and rest[1:4].isdigit():
+            out.append(int(rest[1:4], 8))
+            rest = rest[4:]
+        else:
+            out += rest[:1]
+            rest = rest[1:]
+    return os.fsdecode(bytes(out))
+
+
+def mount_table() -> list[tuple[str, str, str, str]]:
+    """Return (mountpoint, filesystem type, source, device) of every mount, in the order of mounting."""
+    table = []
+    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    for line in text.splitlines():
+        head, _, tail = line.partition(" - ")
+        words, rest = head.split(" "), tail.split(" ")
+        table.append((_unescape(words[4]), rest[0], _unescape(rest[1]), words[2]))
+    return table
+
+
+def is_stale(mountpoint: str) -> bool:
+    """Return whether a mount's daemon is gone."""
+    try:
+        Path(mountpoint).stat()
+    except OSError as error:
+        return error.errno in {errno.ENOTCONN, errno.ECONNABORTED}
+    return False
+
+
+def find_mounts() -> list[FoundMount]:
+    """Return our mounts, living and stale."""
+    records = _records()
+    found = []
+    for mountpoint, fstype, source, device in mount_table():
+        if fstype == _FSTYPE:
+            record = records.get(mountpoint, {})
+            found.append(
+                FoundMount(
+                    mountpoint,
+                    source,
+                    device,
+                    record.get("pid"),
+                    record.get("log", ""),
+                    is_stale(mountpoint),
+                )
+            )
+    return found
+
+
+def kernel_unmount(mountpoint: str, *, lazy: bool = False) -> str:
+    """Have the kernel unmount; return "" or one line that says why not."""
+    command = ["fusermount", "-u", *(["-z"] if lazy else []), "--", mountpoint]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
+    except FileNotFoundError:
+        return "fusermount is missing: install fuse3"
+    if done.returncode == 0:
+        return ""
+    return " ".join(done.stderr.split()) or f"fusermount failed with {done.returncode}"

@@ -1,0 +1,78 @@
+"""Every byte that goes to or comes from a store's file passes here: one seam for faults, bandwidth, power cuts.
+
+`StoreIo` does plain system calls. `inject` wraps it.
+"""
+
+import ctypes
+import ctypes.util
+import errno
+import os
+from collections.abc import Sequence
+
+_libc = ctypes.CDLL(ctypes.util.find_library("c") or None, use_errno=True)
+_sync_file_range = _libc.sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_fallocate = _libc.fallocate64 if hasattr(_libc, "fallocate64") else _libc.fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+SYNC_FILE_RANGE_ALL = 7
+"""Wait before, write, wait after."""
+
+IOV_MAX = 1024
+
+
+def fallocate(fd: int, mode: int, offset: int, nbytes: int) -> None:
+    """Call fallocate(2), which Python has only in its POSIX form."""
+    if _fallocate(fd, mode, offset, nbytes):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class StoreIo:
+    """Plain I/O on a store's files; each method raises OSError as the system call does."""
+
+    def pread_into(self, fd: int, out: memoryview, offset: int) -> int:
+        """Read into `out`; return the bytes read, short only at the end of the file."""
+        done = os.preadv(fd, [out], offset)
+        while 0 < done < len(out):
+            more = os.preadv(fd, [out[done:]], offset + done)
+            if not more:
+                break
+            done += more
+        return done
+
+    def pwrite_all(self, fd: int, buffers: Sequence[memoryview], offset: int) -> None:
+        """Write all the buffers one after the other."""
+        pending = list(buffers)
+        while pending:
+            batch = pending[:IOV_MAX]
+            done = os.pwritev(fd, batch, offset)
+            if done <= 0:
+                raise OSError(errno.EIO, "the store accepts no bytes")
+            offset += done
+            while pending and done >= len(pending[0]):
+                done -= len(pending.pop(0))
+            if done:
+                pending[0] = pending[0][done:]
+
+    def sync_range(self, fd: int, offset: int, nbytes: int) -> None:
+        """Put the range on the disk without a barrier: what paces the flusher at the disk's speed."""
+        if _sync_file_range(fd, offset, nbytes, SYNC_FILE_RANGE_ALL):
+            number = ctypes.get_errno()
+            if number not in {errno.ENOSYS, errno.ESPIPE, errno.EINVAL}:
+                raise OSError(number, os.strerror(number))
+
+    def fsync(self, fd: int, *, datasync: bool) -> None:
+        """Make the file durable."""
+        if datasync:
+            os.fdatasync(fd)
+        else:
+            os.fsync(fd)
+
+    def truncate(self, fd: int, nbytes: int) -> None:
+        """Set the file's size."""
+        os.ftruncate(fd, nbytes)
+
+    def fallocate(self, fd: int, mode: int, offset: int, nbytes: int) -> None:
+        """Allocate or punch."""
+        fallocate(fd, mode, offset, nbytes)
