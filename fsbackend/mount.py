@@ -238,7 +238,7 @@ def umount(mountpoint: str | os.PathLike[str], *, force: bool = False) -> None:
     if found is None:
         raise MountError(f"{mountpoint} is no mount of fremap; `fremap status` lists them")
     if not found.stale and not force:
-        remains = sync(path)
+        remains = sync(path)  # before the kernel unmounts: afterwards nobody could be told
         if remains:
             raise MountError(f"not unmounted, this could not be written back: {remains}")
     error = state.kernel_unmount(path, lazy=found.stale or force)
@@ -262,6 +262,8 @@ def control_path(mountpoint: str | os.PathLike[str], name: str) -> Path:
 
 def sync(mountpoint: str | os.PathLike[str]) -> str:
     """Write back and make durable all of a mount; return "" or what could not be written."""
+    if not control_path(mountpoint, "stats").exists():
+        raise MountError(f"{mountpoint} is no mount of fremap; `fremap status` lists them")
     try:
         control_path(mountpoint, "sync").write_text("1")
     except OSError as error:
@@ -269,6 +271,12 @@ def sync(mountpoint: str | os.PathLike[str]) -> str:
             return control_path(mountpoint, "last_error").read_text().strip() or str(error)
         return str(error)
     return ""
+
+
+def read_stats(mountpoint: str | os.PathLike[str]) -> dict[str, int]:
+    """Return the figures of ``.bdi/stats``."""
+    rows = (line.split() for line in control_path(mountpoint, "stats").read_text().splitlines())
+    return {row[0].rstrip(":"): int(row[1]) for row in rows}
 
 
 class TemporaryMount:
@@ -315,8 +323,7 @@ class TemporaryMount:
 
     def stats(self) -> dict[str, int]:
         """Return the figures of ``.bdi/stats``."""
-        rows = (line.split() for line in self.control("stats").splitlines())
-        return {row[0].rstrip(":"): int(row[1]) for row in rows}
+        return read_stats(self.path)
 
     def close(self) -> None:
         """Unmount whatever is mounted, and remove everything."""
