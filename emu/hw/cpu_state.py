@@ -61,8 +61,8 @@ def describe_format(state: U64Array, fmt: PteFormat, *, hardware_ad: bool) -> No
         s.F_HW_AD: hardware_ad,
         s.F_GLOBAL_MASK: rules.is_global.mask,
         s.F_GLOBAL_VALUE: rules.is_global.value,
-        s.F_ERROR_LEVEL: rules.error_level_mask,
-        s.F_ERROR_LEVEL_BASE: rules.error_level_base,
+        s.F_FIRST_LEVEL: rules.first_level,
+        s.F_NOT_EXECUTED: 1 << 5 if rules.user_writable_not_executed else 0,
     }
     for register, value in scalars.items():
         state[register] = value
@@ -78,6 +78,7 @@ def describe_format(state: U64Array, fmt: PteFormat, *, hardware_ad: bool) -> No
             (s.L_RESERVED_TABLE, rule.reserved_table),
             (s.L_GIVEN, rule.given),
             (s.L_ACCESSED, rule.table_accessed),
+            (s.L_TABLE_GLOBAL, rule.table_global),
         ):
             state[int(row) + level] = value
     for row, bits in ((s.T_LEAF_BITS, rules.leaf_bits), (s.T_TABLE_BITS, rules.table_bits)):

@@ -1,8 +1,11 @@
 """The x86 page-table formats.
 
 Sources: Intel SDM volume 3A, chapter 4; the software bits and file PTEs from Linux v2.6.20
-include/asm-i386/pgtable-2level.h and include/asm-x86_64/pgtable.h.
+include/asm-i386/pgtable-2level.h, pgtable-3level.h and include/asm-x86_64/pgtable.h.
+Assumed of the CPU: CR4.PSE, CR0.WP and EFER.NXE set; SMEP, SMAP and protection keys off.
 """
+
+from dataclasses import replace
 
 from emu.hw.pte_format import BitField, FaultRules, Level, PteFormat
 from emu.hw.walk_rules import Allowed, LevelRule, Rule, Step, WalkRules, permission_table
@@ -35,8 +38,8 @@ def _allowed(rw: bool, us: bool, nx: bool = False) -> Allowed:
 
 
 def _error_codes(*, has_nx: bool) -> tuple[int, ...]:
-    """SDM volume 3A, 4.7: the code of a page fault; a non-canonical address is #GP(0), no memory is none."""
-    by_cause = (None, 0, FAULT_P, FAULT_P | FAULT_RSVD, FAULT_P, None, None, None)
+    """SDM volume 3A, 4.7: the code of a page fault; a non-canonical address is #GP(0)."""
+    by_cause = (None, 0, FAULT_P, FAULT_P | FAULT_RSVD, FAULT_P, None, 0, 0)
     codes = [0] * 64
     for cause, base in enumerate(by_cause):
         for mode_and_kind in range(6):
@@ -67,7 +70,24 @@ def _bits(low: int, high: int) -> int:
     return (1 << high + 1) - (1 << low)
 
 
-_LAST = LevelRule(_PRESENT, leaf_inverted=True)     # bit 7 is PAT there
+def _large_level(low: int, high: int, reserved: int) -> LevelRule:
+    """Return the rule of a level that may hold large pages, whose address bits `low` to `high` are reserved."""
+    return LevelRule(
+        _PRESENT,
+        leaf_mask=PS,
+        reserved_leaf=_bits(low, high) | reserved,
+        reserved_table=reserved,
+        table_accessed=A,
+    )
+
+
+def _last(reserved: int) -> LevelRule:
+    """Return the rule of the last level, where bit 7 is PAT."""
+    return LevelRule(_PRESENT, leaf_inverted=True, reserved_leaf=reserved)
+
+
+_ABOVE_46 = _bits(46, 51)       # physical addresses have 46 bits, as Linux v2.6.20 has it
+_ABOVE_36 = _bits(36, 62)       # PAE: 36 bits, and none of the upper bits is ignored
 
 I386 = PteFormat(
     name="i386",
@@ -97,6 +117,7 @@ I386 = PteFormat(
     wrprotect=(Step(RW, 0),),
     mkdirty=(Step(0, D),),
     mkclean=(Step(D, 0),),
+    mkhuge=Step(0, PS),
     file_fields=(BitField(0, 5, 1), BitField(5, 24, 8)),
     swap_type=BitField(0, 5, 1),
     swap_offset=BitField(0, 24, 8),
@@ -105,10 +126,38 @@ I386 = PteFormat(
     walk=_walk_rules(
         (
             # CR4.PSE set; bits 13 to 21 are reserved with 32 bits of physical address (SDM table 4-4)
-            LevelRule(_PRESENT, leaf_mask=PS, reserved_leaf=_bits(13, 21), table_accessed=A),
-            _LAST,
+            _large_level(13, 21, 0),
+            _last(0),
         ),
         has_nx=False,
+    ),
+)
+
+I386_PAE = replace(
+    I386,
+    name="i386_pae",
+    pte_bytes=8,
+    levels=(Level(30, 2), Level(21, 9), Level(12, 9)),
+    exec_rule=Rule(NX, 0),
+    pfn_mask=_bits(12, 35),
+    leaf_base=P | NX,
+    root_table_base=P,
+    mkexec=(Step(NX, 0),),
+    file_fields=(BitField(0, 32, 32),),
+    swap_type=BitField(0, 5, 32),
+    swap_offset=BitField(0, 27, 37),
+    file_source="Linux v2.6.20 include/asm-i386/pgtable-3level.h: pgoff_to_pte()",
+    walk=_walk_rules(
+        (
+            # the four root entries have no permission bits, and what others have there is reserved; the
+            # CPU loads them with CR3, which this walker does not imitate (SDM 4.4.1)
+            LevelRule(
+                _PRESENT, reserved_table=RW | US | _bits(5, 8) | _ABOVE_36 | NX, given=RW | US
+            ),
+            _large_level(13, 20, _ABOVE_36),
+            _last(_ABOVE_36),
+        ),
+        has_nx=True,
     ),
 )
 
@@ -128,7 +177,7 @@ X86_64 = PteFormat(
     exec_rule=Rule(NX, 0),
     protnone_mask=PROTNONE,
     file_mask=FILE,
-    pfn_mask=0x000F_FFFF_FFFF_F000,
+    pfn_mask=_bits(12, 45),
     pfn_shift=12,
     leaf_base=P | NX,
     protnone_base=PROTNONE,
@@ -140,6 +189,7 @@ X86_64 = PteFormat(
     wrprotect=(Step(RW, 0),),
     mkdirty=(Step(0, D),),
     mkclean=(Step(D, 0),),
+    mkhuge=Step(0, PS),
     file_fields=(BitField(0, 34, 12),),
     swap_type=BitField(0, 6, 1),
     swap_offset=BitField(0, 56, 8),
@@ -147,10 +197,31 @@ X86_64 = PteFormat(
     fault_rules=_FAULTS,
     walk=_walk_rules(
         (
+            LevelRule(_PRESENT, reserved_table=PS | _ABOVE_46, table_accessed=A),
+            _large_level(13, 29, _ABOVE_46),
+            _large_level(13, 20, _ABOVE_46),
+            _last(_ABOVE_46),
+        ),
+        has_nx=True,
+    ),
+)
+
+X86_64_LA57 = replace(
+    X86_64,
+    name="x86_64_la57",
+    levels=(Level(48, 9), *X86_64.levels),
+    va_bits=57,
+    task_size=0x00FF_FFFF_FFFF_F000,
+    pfn_mask=_bits(12, 51),
+    file_fields=(BitField(0, 40, 12),),
+    file_source="fremap's own: as x86_64, with the whole frame number (Linux had no file PTEs by then)",
+    walk=_walk_rules(
+        (
             LevelRule(_PRESENT, reserved_table=PS, table_accessed=A),
-            LevelRule(_PRESENT, leaf_mask=PS, reserved_leaf=_bits(13, 29), table_accessed=A),
-            LevelRule(_PRESENT, leaf_mask=PS, reserved_leaf=_bits(13, 20), table_accessed=A),
-            _LAST,
+            LevelRule(_PRESENT, reserved_table=PS, table_accessed=A),
+            _large_level(13, 29, 0),
+            _large_level(13, 20, 0),
+            _last(0),
         ),
         has_nx=True,
     ),

@@ -55,6 +55,7 @@ class Cause(IntEnum):
     NOT_ACCESSED = int(state.NOT_ACCESSED)
     NOT_CANONICAL = int(state.NOT_CANONICAL)
     NO_MEMORY = int(state.NO_MEMORY)
+    NO_TABLE_MEMORY = int(state.NO_TABLE_MEMORY)
 
 
 def kind_of(kind: AccessKind, nbytes: int) -> int:

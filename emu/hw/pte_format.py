@@ -86,6 +86,7 @@ class PteFormat:
     wrprotect: Steps
     mkdirty: Steps
     mkclean: Steps
+    mkhuge: Step                    # what makes a leaf one of an upper level
 
     file_fields: tuple[BitField, ...]
     swap_type: BitField
@@ -141,6 +142,38 @@ class PteFormat:
         """Return a present leaf for `pfn`; with `protnone` one that the hardware does not see."""
         number = write | execute << 1 | user << 2 | accessed << 3 | dirty << 4 | protnone << 5
         return pfn << self.pfn_shift | self._prot[number]
+
+    def has_huge(self, level: int) -> bool:
+        """Tell whether entries of `level` (0 = root) can map large pages."""
+        return level < self.nr_levels - 1 and self.walk.levels[level].leaf_mask != 0
+
+    def mk_huge_pte(
+        self,
+        level: int,
+        pfn: int,
+        *,
+        write: bool,
+        execute: bool,
+        user: bool = True,
+        accessed: bool = False,
+        dirty: bool = False,
+    ) -> int:
+        """Return a leaf of an upper `level` that maps ``1 << levels[level].shift`` bytes from frame `pfn`.
+
+        Raises
+        ------
+        ValueError
+            If the format has no pages of that size, or `pfn` is not aligned to them.
+
+        """
+        if not self.has_huge(level):
+            raise ValueError(f"{self.name} has no large pages at level {level}")
+        if pfn & (1 << self.levels[level].shift - self.page_shift) - 1:
+            raise ValueError(f"frame {pfn} is not aligned to the large pages of level {level} of {self.name}")
+        pte = self.mk_pte(
+            pfn, write=write, execute=execute, user=user, accessed=accessed, dirty=dirty
+        )
+        return pte & ~self.mkhuge.clear | self.mkhuge.set
 
     def pte_none(self, pte: int) -> bool:
         """Tell whether nothing is there."""
@@ -281,6 +314,11 @@ class PteFormat:
     def table_pfn(self, entry: int) -> int:
         """Return the frame of the table that an upper entry points to."""
         return (entry & self.pfn_mask) >> self.pfn_shift
+
+    def entry_is_leaf(self, entry: int, level: int) -> bool:
+        """Tell whether a present entry of a table at `level` maps a page, large or not."""
+        rule = self.walk.levels[level]
+        return (entry & rule.leaf_mask != 0) != rule.leaf_inverted
 
     def table_present(self, entry: int) -> bool:
         """Tell whether an upper entry points to anything."""

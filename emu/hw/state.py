@@ -46,8 +46,8 @@ F_DIRTY_SET = 45
 F_HW_AD = 46        # 1: the hardware sets accessed and dirty; 0: it faults instead
 F_GLOBAL_MASK = 47  # a leaf is global if entry & mask == value
 F_GLOBAL_VALUE = 48
-F_ERROR_LEVEL = 49  # mask and offset of the level in a fault code
-F_ERROR_LEVEL_BASE = 50
+F_FIRST_LEVEL = 49  # the architecture's number of the root's level, for fault codes
+F_NOT_EXECUTED = 50     # kernel fetch, if the kernel may execute nothing that user mode may write
 F_VA_WRAP = 51      # addresses go round at the end of this mask
 
 # The TLBs' geometry
@@ -76,6 +76,7 @@ L_RESERVED_TABLE = np.uint64(152)
 L_GIVEN = np.uint64(160)            # bits taken as set when permissions are looked up
 L_ACCESSED = np.uint64(168)         # of table entries
 L_PWC_BASE = np.uint64(176)
+L_TABLE_GLOBAL = np.uint64(184)     # of table entries: all below is global
 
 # Permissions: six bits of an entry make an index; the table gives the accesses that are allowed
 T_LEAF_ALLOWED = np.uint64(192)
@@ -113,4 +114,6 @@ DATA_PHYS = np.uint64(2**64 - (1 << 12))
 
 # Causes of a fault (R_FAULT)
 NOT_PRESENT, PERMISSION, RESERVED = np.uint64(1), np.uint64(2), np.uint64(3)
-NOT_ACCESSED, NOT_CANONICAL, NO_MEMORY = np.uint64(4), np.uint64(5), np.uint64(6)
+NOT_ACCESSED, NOT_CANONICAL = np.uint64(4), np.uint64(5)
+NO_MEMORY, NO_TABLE_MEMORY = np.uint64(6), np.uint64(7)
+CODE_WITH_LEVEL = np.uint64(1 << 63)

@@ -13,7 +13,7 @@ from emu.hw.jit import NOTHING, WORD, WORDS, Word, Words, kernel
 U0, U1, U2, U3, U4, U5, U6, U7 = (np.uint64(n) for n in range(8))
 LOW32 = np.uint64(0xFFFF_FFFF)
 STORE = U1
-UNALLOWED = U0
+USER_STORE = U2
 RESERVED_COMBINATION = np.uint64(1 << 7)    # in a permission table: the architecture reserves these bits
 ALL_ALLOWED = np.uint64(63)
 
@@ -22,10 +22,11 @@ ALL_ALLOWED = np.uint64(63)
 def fault(state: Words, cause: Word, vaddr: Word, kind: Word, level: Word) -> Word:
     """Stop the CPU with `cause` and the architecture's code, and return 0."""
     code = state[s.T_ERROR + (cause << U3) + state[s.R_MODE] + kind]
-    level_bits = (level + state[s.F_ERROR_LEVEL_BASE]) & state[s.F_ERROR_LEVEL]
+    if code & s.CODE_WITH_LEVEL:
+        code = code & ~s.CODE_WITH_LEVEL | (level + state[s.F_FIRST_LEVEL])
     state[s.R_FAULT] = cause
     state[s.R_CR2] = vaddr
-    state[s.R_ERROR] = code | level_bits
+    state[s.R_ERROR] = code
     state[s.C_FAULTS] += U1
     return U0
 
@@ -68,6 +69,7 @@ def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of t
     nr_levels = state[s.F_NR_LEVELS]
     table = state[s.R_ROOT]
     allowed = ALL_ALLOWED
+    inherited = U0
     level = U0
     if state[s.G_PWC_ON]:
         upper = nr_levels - U1
@@ -78,6 +80,7 @@ def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of t
                 state[s.C_PWC_HITS] += U1
                 table = state[row + U1] & s.DATA_PHYS
                 allowed = state[row + U1] & ALL_ALLOWED
+                inherited = state[row + U1] & s.DATA_GLOBAL
                 level = upper
                 break
             upper -= U1
@@ -85,7 +88,7 @@ def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of t
         index = vaddr >> state[s.L_SHIFT + level] & state[s.L_INDEX_MASK + level]
         where = table + (index << pte_shift)
         if where >= state[s.R_RAM_BYTES]:
-            return fault(state, s.NO_MEMORY, vaddr, kind, level)
+            return fault(state, s.NO_TABLE_MEMORY, vaddr, kind, level)
         entry = read_entry(ram, where, pte_shift)
         state[s.C_WALK_READS] += U1
         if entry & state[s.L_PRESENT_MASK + level] != state[s.L_PRESENT_VALUE + level]:
@@ -100,6 +103,8 @@ def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of t
         allowed &= lookup_allowed(
             state, s.T_TABLE_BITS, s.T_TABLE_ALLOWED, entry | state[s.L_GIVEN + level]
         )
+        if entry & state[s.L_TABLE_GLOBAL + level] != U0:
+            inherited = s.DATA_GLOBAL
         unset = state[s.L_ACCESSED + level] & ~entry
         if unset != U0:
             flip_entry(ram, where, pte_shift, unset)
@@ -109,7 +114,7 @@ def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of t
             region = vaddr >> state[s.L_SHIFT + level]
             row = state[s.L_PWC_BASE + level + U1] + ((region & state[s.G_PWC_MASK]) << U1)
             state[row] = state[s.R_CONTEXT] | (region & s.TAG_PAGE)
-            state[row + U1] = table | allowed
+            state[row + U1] = table | allowed | inherited
         level += U1
 
     if entry & state[s.L_RESERVED_LEAF + level] != U0:
@@ -118,6 +123,8 @@ def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of t
     if leaf_allowed & RESERVED_COMBINATION:
         return fault(state, s.RESERVED, vaddr, kind, level)
     allowed &= leaf_allowed
+    if allowed & USER_STORE:
+        allowed &= ~state[s.F_NOT_EXECUTED]
     if entry & state[s.F_ACCESSED] == U0 and not state[s.F_HW_AD]:
         return fault(state, s.NOT_ACCESSED, vaddr, kind, level)
     if allowed >> (state[s.R_MODE] + kind) & U1 == U0:
@@ -136,7 +143,7 @@ def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of t
         state[s.C_DIRTY_SET] += U1
     if changed != entry:
         flip_entry(ram, where, pte_shift, changed ^ entry)
-    data = phys | allowed | (nr_levels - U1 - level) << s.DATA_LEVEL_SHIFT
+    data = phys | allowed | inherited | (nr_levels - U1 - level) << s.DATA_LEVEL_SHIFT
     if changed & state[s.F_DIRTY_MASK] == state[s.F_DIRTY_VALUE]:
         data |= s.DATA_DIRTY
     if changed & state[s.F_GLOBAL_MASK] == state[s.F_GLOBAL_VALUE]:

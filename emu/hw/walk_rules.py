@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+WITH_LEVEL = 1 << 63
+
 
 class Rule(NamedTuple):
     """True of an entry where ``entry & mask == value``."""
@@ -37,6 +39,7 @@ class LevelRule(NamedTuple):
     reserved_table: int = 0     # bits that must be 0 in a table entry
     given: int = 0              # permission bits that this level lacks and that count as set
     table_accessed: int = 0     # set in a table entry when it is used
+    table_global: int = 0       # a table entry with these bits makes all below it global
 
 
 class Allowed(NamedTuple):
@@ -71,7 +74,8 @@ class WalkRules:
 
     `leaf_bits` and `table_bits` are at most six bit numbers of an entry, the lowest first in the index of
     `leaf_allowed` and `table_allowed`. `error_codes` is indexed by ``cause * 8 + mode + kind`` (mode 3 for
-    supervisor); the level, plus `error_level_base`, is added to the code where `error_level_mask` lets it.
+    supervisor); in a code with the bit `WITH_LEVEL` the architecture's number of the level takes its place:
+    that of the root is `first_level`.
     """
 
     levels: tuple[LevelRule, ...]
@@ -83,5 +87,5 @@ class WalkRules:
     table_bits: tuple[int, ...]
     table_allowed: tuple[int, ...]
     error_codes: tuple[int, ...]
-    error_level_mask: int = 0
-    error_level_base: int = 0
+    first_level: int = 0
+    user_writable_not_executed: bool = False    # the kernel executes nothing that user mode may write
