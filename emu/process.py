@@ -241,9 +241,10 @@ class Process:
         `kinds`: emu.hw.mmu.kind_of(AccessKind, nbytes). Loads put what they loaded into `values` of the task.
         """
         self._alive()
-        where = np.ascontiguousarray(vaddrs, dtype=np.uint64)
+        # Copied only if need be: the MMU takes arrays that may be written, though it writes to `values` alone.
+        where = np.require(vaddrs, np.uint64, ["C", "W"])
         count = len(where)
-        what = np.ascontiguousarray(np.broadcast_to(np.asarray(kinds, dtype=np.uint8), count))
+        what = np.require(np.broadcast_to(np.asarray(kinds, dtype=np.uint8), count), np.uint8, ["C", "W"])
         data: npt.NDArray[np.uint64]
         if values is None:
             data = np.zeros(count, np.uint64)
