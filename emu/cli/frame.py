@@ -15,6 +15,7 @@ import typer
 
 from emu.errors import KernelBug, Signal
 from emu.lab.errors import LabError
+from fsbackend.mount import MountError
 
 EXIT_FAILED = 1
 EXIT_BUG = 70
@@ -108,7 +109,7 @@ def _report(error: Exception) -> int:
         line, code = "interrupted", EXIT_INTERRUPTED
     elif isinstance(error, OSError) and error.strerror:
         line = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    elif isinstance(error, (LabError, Signal, OSError)) or type(error).__name__ == "MountError":
+    elif isinstance(error, (LabError, MountError, Signal, OSError)):
         line = str(error)
     elif isinstance(error, KernelBug):
         line, code = f"the emulated kernel broke an invariant: {error}", EXIT_BUG

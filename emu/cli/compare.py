@@ -1,0 +1,74 @@
+"""fremap compare: the main job."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emu.cli.options import read_share, read_size
+
+DEFAULT_PAGES = 16384
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommand."""
+    app.command("compare")(compare)
+
+
+def compare(
+    *,
+    pages: Annotated[int, typer.Option(min=2, help="Pages of the file; the machine's RAM is twice that.")] = (
+        DEFAULT_PAGES
+    ),
+    caps: Annotated[
+        list[str] | None,
+        typer.Option(help="What the filesystem can do: ramfs, disk or strict, and flags. Repeatable."),
+    ] = None,
+    rmap: Annotated[
+        list[str] | None, typer.Option(help="A reverse-map strategy; all of them if not given. Repeatable.")
+    ] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        list[str] | None, typer.Option(help="A page-table format, such as x86_64 or i386. Repeatable.")
+    ] = None,
+    share: Annotated[
+        float, typer.Option(parser=read_share, metavar="SHARE", help="How many of the pages to store into.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="Decides the permutation, the pages and the stamps.")] = 0,
+    ram: Annotated[
+        int | None, typer.Option(parser=read_size, metavar="SIZE", help="RAM of the machine, at least twice the file.")
+    ] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write the rows as JSON.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the pictures and the page go; else runs/TIME-compare.")
+    ] = None,
+    matrix: Annotated[
+        bool,
+        typer.Option("--matrix", help="Instead: which kinds of mapping call mkclean, and which can lose writes?"),
+    ] = False,
+    require_fuse: Annotated[
+        bool, typer.Option("--require-fuse", help="Fail where nothing can be mounted, instead of plain files.")
+    ] = False,
+) -> int:
+    """Find out which reverse maps lose writes, and what each costs.
+
+    For every combination of --rmap, --caps and --format: map a file nonlinearly, store generation 1, write it
+    back, store generation 2, msync, cut the power, kill the filesystem's daemon, mount again, and let an
+    ordinary process read every byte that msync promised.
+
+    Exits with 1 if a row does not come out as it must: on a disk, `none` loses exactly the pages stored after
+    the writeback, and no other strategy loses anything.
+    """
+    # Here, not at the top: numba and the machine take a second to load, and --help needs neither.
+    from emu.cli.experiments import CompareOrder, run_compare, run_matrix  # noqa: PLC0415 - see above
+
+    order = CompareOrder(
+        nr_pages=pages,
+        rmaps=tuple(rmap or ()),
+        capses=tuple(caps or ("disk", "ramfs")),
+        formats=tuple(format or ("x86_64",)),
+        share=share,
+        seed=seed,
+        ram=ram,
+        require_fuse=require_fuse,
+    )
+    return run_matrix(order, json_path, report) if matrix else run_compare(order, json_path, report)

@@ -1,0 +1,135 @@
+"""What fremap compare does: choose the ground, run the rows, show and keep the outcome."""
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from emu.cli.progress import RichProgress
+from emu.lab.compare import OpenGround, combinations, run_all
+from emu.lab.errors import LabError
+from emu.lab.ground import Ground, fuse_ground, plain_ground, why_no_fuse
+from emu.lab.matrix import cells_as_json, run_cells
+from emu.lab.rows import Row, as_json
+from emu.lab.rundir import RunDirectory
+from emu.mm.rmap import STRATEGIES
+from emu.report.matrix_table import matrix_table, matrix_verdicts
+from emu.report.page import render_page
+from emu.report.pictures import save_pictures
+from emu.report.table import compare_table, verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class CompareOrder:
+    """What the user asked for; empty `rmaps` means all strategies."""
+
+    nr_pages: int
+    rmaps: tuple[str, ...]
+    capses: tuple[str, ...]
+    formats: tuple[str, ...]
+    share: float
+    seed: int
+    ram: int | None
+    require_fuse: bool
+
+
+def _open_plain(_caps: str) -> AbstractContextManager[Ground]:
+    return plain_ground()
+
+
+def _open_fuse(caps: str) -> AbstractContextManager[Ground]:
+    return fuse_ground(caps)
+
+
+def choose_ground(*, require_fuse: bool) -> tuple[OpenGround, str]:
+    """Return what opens a ground, and its description; say so if it is only plain files.
+
+    Raises
+    ------
+    LabError
+        If nothing can be mounted and `require_fuse` is set.
+
+    """
+    reason = why_no_fuse()
+    if reason is None:
+        return _open_fuse, "each row on a FUSE mount of its own"
+    if require_fuse:
+        raise LabError(f"nothing can be mounted here: {reason}")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(
+        f"fremap: nothing can be mounted here ({reason}); going on with plain files, capabilities given by hand"
+    )
+    return _open_plain, "on plain files with the capabilities given by hand (nothing could be mounted)"
+
+
+def run_compare(order: CompareOrder, json_path: Path | None, report: Path | None) -> int:
+    """Run every row, print the table, leave pictures, page and records; return the exit code."""
+    todo = combinations(order.rmaps or tuple(STRATEGIES), order.capses, order.formats)
+    open_ground, ground = choose_ground(require_fuse=order.require_fuse)
+    directory = _run_directory("compare", order, report, ground)
+    rows = run_all(
+        todo,
+        order.nr_pages,
+        open_ground,
+        share=order.share,
+        seed=order.seed,
+        ram=order.ram,
+        progress=RichProgress(),
+    )
+    said = verdicts(rows)
+    _keep(directory, as_json(rows), json_path, said)
+    page = _save_report(rows, directory)
+    console = Console(highlight=False)
+    console.print(compare_table(rows))
+    return _conclude(console, said, f"pictures and page: {page}")
+
+
+def run_matrix(order: CompareOrder, json_path: Path | None, report: Path | None) -> int:
+    """Try every kind of mapping, print the table, leave the records; return the exit code."""
+    rmaps = order.rmaps or tuple(STRATEGIES)
+    combinations(rmaps, order.capses, order.formats)
+    open_ground, ground = choose_ground(require_fuse=order.require_fuse)
+    directory = _run_directory("matrix", order, report, ground)
+    cells = run_cells(rmaps, order.formats[0], order.seed, open_ground, RichProgress())
+    said = matrix_verdicts(cells)
+    _keep(directory, cells_as_json(cells), json_path, said)
+    console = Console(highlight=False)
+    console.print(matrix_table(cells))
+    return _conclude(console, said, f"records: {directory.path}")
+
+
+def _run_directory(name: str, order: CompareOrder, report: Path | None, ground: str) -> RunDirectory:
+    config = asdict(order) | {"ground": ground}
+    return RunDirectory(name, report, config, order.seed, overwrite=report is not None)
+
+
+def _keep(
+    directory: RunDirectory,
+    records: dict[str, Any],
+    json_path: Path | None,
+    said: Sequence[tuple[bool, str]],
+) -> None:
+    """Save the records in the run directory and where the user wants them, and close the manifest."""
+    directory.save_counters(records)
+    if json_path is not None:
+        json_path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    broken = [sentence for good, sentence in said if not good]
+    directory.finish("broken" if broken else "done", broken=broken)
+
+
+def _save_report(rows: Sequence[Row], directory: RunDirectory) -> Path:
+    page = directory.path / "index.html"
+    pictures = save_pictures(rows, directory.path)
+    page.write_text(render_page(rows, pictures, directory.manifest), encoding="utf-8")
+    return page
+
+
+def _conclude(console: Console, said: Sequence[tuple[bool, str]], where: str) -> int:
+    for good, sentence in said:
+        mark = "[green]ok[/]" if good else "[bold red]BROKEN[/]"
+        console.print(f"{mark} {sentence}", soft_wrap=True)
+    console.print(where, soft_wrap=True, style="dim")
+    return 0 if all(good for good, _sentence in said) else 1

@@ -1,0 +1,91 @@
+"""What fremap run does with a loaded workload: open the ground, run it, keep and show the outcome."""
+
+import traceback
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from emu.cli.progress import RichProgress
+from emu.cli.run import show_outcome
+from emu.errors import KernelBug, Signal
+from emu.lab.errors import LabError
+from emu.lab.ground import Ground, fuse_ground, given_ground, plain_ground, why_no_fuse
+from emu.lab.lab import Lab, LabOptions
+from emu.lab.rundir import RunDirectory
+from emu.lab.workload import Workload
+
+
+def _open_ground(on: Path | None, caps: str) -> AbstractContextManager[Ground]:
+    if on is not None:
+        return given_ground(on)
+    reason = why_no_fuse()
+    if reason is None:
+        return fuse_ground(caps)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(
+        f"fremap: nothing can be mounted here ({reason}); going on with plain files and --caps {caps}"
+    )
+    return plain_ground()
+
+
+def _as_dict(result: object, workload: Workload) -> dict[str, Any]:
+    if result is None:
+        return {}
+    if isinstance(result, Mapping):
+        return dict(result)
+    if is_dataclass(result) and not isinstance(result, type):
+        return asdict(result)
+    raise LabError(f"{workload.path}: {workload.name}() must return a dict, a dataclass or None")
+
+
+def _call(workload: Workload, lab: Lab, values: dict[str, Any]) -> object:
+    """Call the workload; an error of its own making becomes one line with the place in its file."""
+    try:
+        return workload.function(lab, **values)
+    except (LabError, Signal, KernelBug, OSError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == workload.path]
+        where = f"{workload.path}:{lines[-1]}" if lines else str(workload.path)
+        raise LabError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[str, Any]) -> int:
+    """Run a workload with its own `values` and the laboratory's; return the exit code."""
+    options = LabOptions(
+        rmap=lab_values["rmap"],
+        format=lab_values["format"],
+        ram=lab_values["ram"],
+        caps=lab_values["caps"],
+        seed=lab_values["seed"],
+        events=lab_values["events"],
+    )
+    options.check()
+    config = {"workload": str(workload.path), "parameters": values, **asdict(options), "on": lab_values["on"]}
+    directory = RunDirectory(workload.name, lab_values["out"], config, options.seed)
+    status = "failed"
+    try:
+        with (
+            _open_ground(lab_values["on"], options.caps) as ground,
+            Lab(ground, options, RichProgress()) as lab,
+        ):
+            outcome = _as_dict(_call(workload, lab, values), workload)
+            directory.save_counters(lab.counters() | {"outcome": outcome})
+            if options.events:
+                lab.save_events(directory.path / "events.npy")
+        status = "done"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    except Exception as error:
+        status = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        directory.finish(status)
+    show_outcome(outcome, as_json=lab_values["json"], title=f"{workload.name}: {workload.summary}")
+    Console(stderr=True, highlight=False, soft_wrap=True, style="dim").print(f"records: {directory.path}")
+    return 0

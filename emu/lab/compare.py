@@ -1,0 +1,119 @@
+"""compare: late_store under every combination of strategy, capabilities and format, judged row by row."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from emu.errors import KernelBug, Signal
+from emu.lab.errors import LabError
+from emu.lab.ground import Ground
+from emu.lab.lab import Lab, LabOptions
+from emu.lab.late_store import LateStore, late_store
+from emu.lab.progress import NoProgress, Progress
+from emu.lab.rows import Row
+
+OpenGround = Callable[[str], AbstractContextManager[Ground]]
+"""Makes a ground for given capabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """One row to run."""
+
+    rmap: str
+    caps: str
+    format: str
+
+
+def combinations(rmaps: Sequence[str], capses: Sequence[str], formats: Sequence[str]) -> list[Combination]:
+    """Return the rows to run, formats outermost. Each is checked before the first one runs.
+
+    Raises
+    ------
+    LabError
+        For an unknown strategy, format or capability; one line that names the known ones.
+
+    """
+    rows = [Combination(rmap, caps, fmt) for fmt, caps, rmap in product(formats, capses, rmaps)]
+    for row in rows:
+        LabOptions(rmap=row.rmap, caps=row.caps, format=row.format).check()
+    return rows
+
+
+def run_row(
+    combination: Combination,
+    nr_pages: int,
+    open_ground: OpenGround,
+    *,
+    share: float = 0.1,
+    seed: int = 0,
+    ram: int | None = None,
+    progress: Progress | None = None,
+) -> Row:
+    """Run late_store for one combination. What goes wrong becomes the row's error, so that the others run."""
+    began_s = time.perf_counter()
+    options = LabOptions(
+        rmap=combination.rmap, format=combination.format, caps=combination.caps, seed=seed, ram=ram
+    )
+    names = asdict(combination) | {"pages": nr_pages}
+    try:
+        with open_ground(combination.caps) as ground, Lab(ground, options, progress) as lab:
+            result = late_store(lab, nr_pages, share)
+    except (LabError, OSError, ValueError, Signal, KernelBug, MemoryError) as error:
+        return Row(**names, error=str(error) or type(error).__name__)
+    return Row(**names, **_fields(result), seconds=round(time.perf_counter() - began_s, 3))
+
+
+def _fields(result: LateStore) -> dict[str, Any]:
+    memory = result.memory
+    return {
+        "dirty_pages": result.nr_dirty_pages,
+        "lost_pages": result.nr_lost_pages,
+        "unaccounted_dirty_max": result.unaccounted_dirty_max,
+        "mkclean_calls": result.mkclean_calls,
+        "mkclean_pte_visits": result.mkclean_pte_visits,
+        "mkclean_node_visits": result.mkclean_node_visits,
+        "rmap_bytes": memory.rmap_bytes,
+        "rmap_bytes_per_mapped_page": round(memory.rmap_bytes_per_mapped_page, 4),
+        "pte_bytes": memory.pte_bytes,
+        "pte_upper_bytes": memory.pte_upper_bytes,
+        "remap_us_per_page": round(result.remap_us_per_page, 3),
+        "fault_us": None if result.fault_us is None else round(result.fault_us, 3),
+        "nr_vmas": memory.nr_vmas,
+    }
+
+
+def run_all(
+    rows: Iterable[Combination],
+    nr_pages: int,
+    open_ground: OpenGround,
+    *,
+    share: float = 0.1,
+    seed: int = 0,
+    ram: int | None = None,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Run every row, one after the other."""
+    todo = list(rows)
+    shown = progress or NoProgress()
+    done = []
+    for number, row in enumerate(todo, 1):
+        label = f"[{number}/{len(todo)}] {row.rmap} on {row.caps}, {row.format}"
+        labelled = _Labelled(shown, label)
+        done.append(run_row(row, nr_pages, open_ground, share=share, seed=seed, ram=ram, progress=labelled))
+    return done
+
+
+class _Labelled:
+    """Puts the row's name before the title of each of its steps."""
+
+    def __init__(self, inner: Progress, label: str) -> None:
+        self._inner = inner
+        self._label = label
+
+    def step(self, title: str, total: int = 0) -> AbstractContextManager[Callable[[int], None]]:
+        """Open a step of the row."""
+        return self._inner.step(f"{self._label}: {title}", total)

@@ -1,0 +1,153 @@
+"""Lab: what a workload is given. A place for files, a machine to boot, a seed, and somebody to tell."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from emu.hw.pte import get_format
+from emu.lab.errors import LabError
+from emu.lab.ground import Ground
+from emu.lab.progress import NoProgress, Progress
+from emu.lab.stamps import page_words
+from emu.machine import Machine
+from emu.mm.rmap import STRATEGIES
+from emu.units import MIB, format_size
+from fsbackend.bdi import parse_caps
+
+_CHUNK_PAGES = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class LabOptions:
+    """What ``fremap run`` and ``fremap compare`` let the user choose.
+
+    `ram` is in bytes; None leaves it to the workload. `caps` is for grounds without a mount of their own.
+    """
+
+    rmap: str = "dirty_index"
+    format: str = "x86_64"
+    ram: int | None = None
+    caps: str = "disk"
+    seed: int = 0
+    events: bool = False
+
+    def check(self) -> None:
+        """Look at every choice before anything runs.
+
+        Raises
+        ------
+        LabError
+            For an unknown strategy, format or capability; one line that names the known ones.
+
+        """
+        if self.rmap not in STRATEGIES:
+            raise LabError(f"--rmap {self.rmap}: no such strategy; there are {', '.join(STRATEGIES)}")
+        for option, value, read in (("format", self.format, get_format), ("caps", self.caps, parse_caps)):
+            try:
+                read(value)
+            except ValueError as error:
+                raise LabError(f"--{option} {value}: {error}") from error
+
+
+class Lab:
+    """The laboratory of one run.
+
+    Fields: `directory` to make files in, `ground` to find them again, `options`, `seed`, `rng` (numpy's, from
+    the seed), `page_size` of the machine's format, `progress` to report long steps to.
+    """
+
+    def __init__(self, ground: Ground, options: LabOptions, progress: Progress | None = None) -> None:
+        self.ground = ground
+        self.options = options
+        self.progress: Progress = progress or NoProgress()
+        self.seed = options.seed
+        self.rng = np.random.default_rng(options.seed)
+        self.page_size = 1 << get_format(options.format).page_shift
+        self._machine: Machine | None = None
+        self._cleanup = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._cleanup.close()
+
+    @property
+    def directory(self) -> Path:
+        """Where the workload's files lie."""
+        return self.ground.directory
+
+    @property
+    def machine(self) -> Machine:
+        """The machine, once it was booted."""
+        if self._machine is None:
+            raise LabError("the workload must boot its machine first: lab.boot(ram=...)")
+        return self._machine
+
+    def boot(self, ram: int = 64 * MIB, *, at_least: int = 0, **more: Any) -> Machine:
+        """Boot the machine with `ram` bytes (the user's --ram wins) and the options of this run.
+
+        Raises
+        ------
+        LabError
+            If the user gave less than `at_least` bytes, or a machine runs already.
+
+        """
+        if self._machine is not None:
+            raise LabError("one run, one machine: it is booted already")
+        chosen = self.options.ram if self.options.ram is not None else max(ram, at_least)
+        if chosen < at_least:
+            raise LabError(f"--ram {format_size(chosen)} is too little here: give {format_size(at_least)}")
+        self._machine = self._cleanup.enter_context(
+            Machine(
+                format=self.options.format,
+                ram=chosen,
+                rmap=self.options.rmap,
+                seed=self.options.seed,
+                plain_caps=self.options.caps,
+                events=self.options.events,
+                **more,
+            )
+        )
+        return self._machine
+
+    def counters(self) -> dict[str, Any]:
+        """Return what counters.json holds: the machine's counters, locks and the strategy's cost."""
+        if self._machine is None:
+            return {}
+        kernel = self._machine.kernel
+        return {
+            "vmstat": kernel.vmstat.snapshot(),
+            "locks": kernel.locks.snapshot(),
+            "rmap": asdict(kernel.rmap.cost),
+        }
+
+    def save_events(self, path: Path) -> None:
+        """Write the machine's events, if it recorded any."""
+        if self._machine is not None and self._machine.kernel.events is not None:
+            self._machine.kernel.events.save(path)
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[Path]:
+        """Name a file of this run; it is removed when the run ends."""
+        path = self.directory / name
+        if path.exists():
+            raise LabError(f"{path} exists: the workload would overwrite it")
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def stamped_file(self, name: str, nr_pages: int, generation: int = 0) -> Path:
+        """Make a file of `nr_pages` pages that carry their stamps; it is removed when the run ends."""
+        path = self._cleanup.enter_context(self.new_file(name))
+        with self.progress.step(f"writing {name}", nr_pages) as advance, path.open("wb") as file:
+            for first in range(0, nr_pages, _CHUNK_PAGES):
+                pgoffs = np.arange(first, min(first + _CHUNK_PAGES, nr_pages))
+                file.write(page_words(self.seed, pgoffs, generation, self.page_size).data)
+                advance(len(pgoffs))
+        return path
