@@ -139,6 +139,13 @@ def show_outcome(outcome: dict[str, Any], *, as_json: bool, title: str) -> None:
     table.add_column()
     table.add_column(justify="right")
     for name, value in outcome.items():
-        shown = f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-        table.add_row(name.replace("_", " "), shown)
+        table.add_row(name.replace("_", " "), _shown(value))
     Console(highlight=False).print(table)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)

@@ -86,6 +86,6 @@ def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[st
         raise
     finally:
         directory.finish(status)
-    show_outcome(outcome, as_json=lab_values["json"], title=f"{workload.name}: {workload.summary}")
+    show_outcome(outcome, as_json=lab_values["json"], title=workload.name)
     Console(stderr=True, highlight=False, soft_wrap=True, style="dim").print(f"records: {directory.path}")
     return 0
