@@ -91,7 +91,7 @@ ensure_package() {
     wanted="$(pwd) $(.venv/bin/python --version) $(cksum <pyproject.toml)"
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         say "installing fremap and what it needs into .venv"
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input -e '.[dev]' ||
+        .venv/bin/python -m pip install -qq --disable-pip-version-check --no-input -e '.[dev]' ||
             die "pip could not install fremap's requirements (its own words are above); is there a network?"
         echo "$wanted" >"$stamp"
     fi

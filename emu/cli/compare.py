@@ -12,7 +12,7 @@ DEFAULT_PAGES = 16384
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
-    app.command("compare")(compare)
+    app.command("compare", rich_help_panel="Experiments")(compare)
 
 
 def compare(

@@ -115,19 +115,23 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(cls=WorkloadGroup, rich_markup_mode="markdown")
 
     @group.callback(
-        invoke_without_command=False,
-        no_args_is_help=True,
+        invoke_without_command=True,
         subcommand_metavar="FILE [OPTIONS]",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    def _run() -> None:
+    def _run(context: typer.Context) -> None:
         """Run a workload: a Python file with one typed function, or the name of one that comes with fremap.
 
         The function's parameters become options; `fremap run FILE --help` shows them. Without `--on` it runs on
         a temporary mount that is gone afterwards. Every run leaves a run directory: manifest, counters, outcome.
         """
+        if context.invoked_subcommand is None:
+            # With rich it prints by itself and returns nothing.
+            text = context.get_help()
+            if text:
+                typer.echo(text)
 
-    app.add_typer(group, name="run")
+    app.add_typer(group, name="run", rich_help_panel="Experiments")
 
 
 def show_outcome(outcome: dict[str, Any], *, as_json: bool, title: str) -> None:

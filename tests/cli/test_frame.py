@@ -39,6 +39,10 @@ def test_help_without_arguments_and_for_each_subcommand() -> None:
     for word in ("compare", "run", "mount", "umount", "status"):
         assert re.search(rf"\b{word}\b", result.stdout)
     assert fremap("compare", "--help").returncode == 0
+    result = fremap("run")
+    assert (result.returncode, result.stderr) == (0, "")
+    for word in ("late_store", "shuffle", "window"):
+        assert word in result.stdout
 
 
 @pytest.mark.parametrize(
