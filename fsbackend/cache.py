@@ -302,8 +302,9 @@ class CachedFile:
             if not runs:
                 return 0
             submissions = self._submissions(runs)
-            if not self.node.ctime_ns:
-                self.node.ctime_ns = os.fstat(self.fd).st_ctime_ns
+            ctime_ns = os.fstat(self.fd).st_ctime_ns
+            if ctime_ns != self.node.store_ctime_ns:  # changed otherwise since; our write is about to hide it
+                self.node.ctime_ns = max(self.node.ctime_ns, ctime_ns)
         nr_pages = sum(count for _, _, count in runs)
         if self.caps.account_dirty:
             with self.cache.lock:

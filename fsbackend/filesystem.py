@@ -487,11 +487,20 @@ class FileSystem:
         """Write back and make durable everything; return one line for each file that could not be."""
         failures = []
         for file in self.cache.oldest():
+            with self.lock:
+                if file.fd < 0:
+                    continue
+                file.nr_open += 1  # nobody may close it while we sync it
             try:
                 file.fsync(datasync=False)
             except OSError as error:
                 name = os.fsdecode(file.node.path()) or f"inode {file.node.ino}"
                 failures.append(f"{name}: {error.strerror}, {file.pages.nr_pages} pages not written")
+            finally:
+                with self.lock:
+                    file.nr_open -= 1
+                    if file.node.data is file:
+                        self._close_data(file.node)
         self.reap()
         if isinstance(self.store, DirStore) and not failures:
             os.fsync(self.store.root_fd)

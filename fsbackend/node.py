@@ -7,12 +7,10 @@ from typing import Protocol
 
 ROOT_ID = 1
 
-_CLOCK_REALTIME_COARSE = 5  # Linux include/uapi/linux/time.h; the time module has no name for it
-
 
 def current_time_ns() -> int:
-    """Return the time that file times are taken from: the kernel's coarse clock, as the store's own are."""
-    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+    """Return the time that file times are taken from."""
+    return time.time_ns()
 
 
 @dataclass(slots=True)

@@ -49,3 +49,13 @@ def _facilities(request: pytest.FixtureRequest) -> None:
             pytest.fail(f"FREMAP_REQUIRE asks for {name}, but {reason}")
         if reason:
             pytest.skip(f"needs {name}: {reason}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave slow tests out unless -m speaks of them."""
+    if "slow" in (config.getoption("-m") or ""):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]

@@ -1,0 +1,49 @@
+"""A mount for a test; whatever its daemon logs as a warning or worse fails the test."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fsbackend.mount import TemporaryMount, temporary_mount
+
+_BAD = re.compile(r" (WARNING|ERROR|CRITICAL) |Traceback|fuse:")
+
+MakeMount = Callable[..., TemporaryMount]
+
+
+def _check_log(path: Path, expected: str | None) -> None:
+    bad = [line for line in path.read_text().splitlines() if _BAD.search(line)]
+    if expected is not None:
+        bad = [line for line in bad if not re.search(expected, line)]
+    assert not bad, "the daemon logged:\n" + "\n".join(bad)
+
+
+@pytest.fixture
+def make_mount() -> Iterator[MakeMount]:
+    """Return a function that mounts; `expect_log` is a pattern of log lines that are right."""
+    with ExitStack() as stack:
+        logs: list[tuple[Path, str | None]] = []
+
+        def make(caps: str = "disk", *, expect_log: str | None = None, **options: Any) -> TemporaryMount:
+            mounted = stack.enter_context(temporary_mount(caps, **options))
+            logs.append((mounted.log, expect_log))
+            stack.callback(_check_log, mounted.log, expect_log)
+            return mounted
+
+        yield make
+
+
+@pytest.fixture(params=["disk", "ramfs"])
+def mounted(request: pytest.FixtureRequest, make_mount: MakeMount) -> TemporaryMount:
+    """Return a mount of each kind: what ordinary programs see must be the same."""
+    return make_mount(request.param)
+
+
+@pytest.fixture
+def disk(make_mount: MakeMount) -> TemporaryMount:
+    """Return a mount of real files."""
+    return make_mount("disk")
