@@ -38,8 +38,8 @@ def _allowed(rw: bool, us: bool, nx: bool = False) -> Allowed:
 
 
 def _error_codes(*, has_nx: bool) -> tuple[int, ...]:
-    """SDM volume 3A, 4.7: the code of a page fault; a non-canonical address is #GP(0)."""
-    by_cause = (None, 0, FAULT_P, FAULT_P | FAULT_RSVD, FAULT_P, None, 0, 0)
+    """SDM volume 3A, 4.7: the code of a page fault; a non-canonical address is #GP(0), no memory 0."""
+    by_cause = (None, 0, FAULT_P, FAULT_P | FAULT_RSVD, FAULT_P, None, None, None)
     codes = [0] * 64
     for cause, base in enumerate(by_cause):
         for mode_and_kind in range(6):

@@ -10,7 +10,6 @@ changed, so the cache's directory is named after all of the sources here, and af
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -37,7 +36,7 @@ NOTHING: Any = numba.void
 
 
 def _cache_directory() -> str:
-    """Return where compiled kernels of exactly these sources are kept, in a place that can be written."""
+    """Return where compiled kernels of exactly these sources are kept; "" if no place can be written."""
     here = Path(__file__).parent
     digest = hashlib.sha256(repr((numba.__version__, _config.BOUNDSCHECK)).encode())
     for source in sorted(here.glob("*.py")):
@@ -52,7 +51,7 @@ def _cache_directory() -> str:
             continue
         if os.access(directory, os.W_OK):
             return str(directory)
-    return tempfile.mkdtemp(prefix="fremap-kernels-")
+    return ""
 
 
 _CACHE_DIRECTORY = _cache_directory()
@@ -69,10 +68,15 @@ def kernel(result: Any, *arguments: Any, inline: bool = False) -> Callable[[F], 
 
     def decorate(function: F) -> F:
         before = _config.CACHE_DIR
-        _config.CACHE_DIR = _CACHE_DIRECTORY
+        _config.CACHE_DIR = _CACHE_DIRECTORY or before
         try:
             compiled: F = _njit(
-                signature, cache=True, error_model="numpy", nogil=True, forceinline=inline, _nrt=False
+                signature,
+                cache=bool(_CACHE_DIRECTORY),
+                error_model="numpy",
+                nogil=True,
+                forceinline=inline,
+                _nrt=False,
             )(function)
         finally:
             _config.CACHE_DIR = before
