@@ -4,6 +4,7 @@ Two descriptors, since the last page of a file may end where O_DIRECT cannot: `f
 host's cache, `fd_buffered` writes tails, truncates and syncs. Where the host refuses O_DIRECT both are the same.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -45,9 +46,13 @@ class Inode:
         return self.mapping.i_size
 
     def close(self) -> None:
-        """Close the descriptors."""
+        """Close the descriptors.
+
+        They are gone whatever close(2) says (ENOTCONN: the mount's daemon has died), and writes reported their errors.
+        """
         for fd in {self.fd_buffered, self.fd_direct} - {-1}:
-            os.close(fd)
+            with contextlib.suppress(OSError):
+                os.close(fd)
         self.fd_buffered = self.fd_direct = -1
 
 
