@@ -62,7 +62,10 @@ def run_row(
     try:
         with open_ground(combination.caps) as ground, Lab(ground, options, progress) as lab:
             result = late_store(lab, nr_pages, share)
-    except (LabError, OSError, ValueError, Signal, KernelBug, MemoryError) as error:
+    except OSError as error:
+        words = error.strerror or str(error)
+        return Row(**names, error=f"{error.filename}: {words}" if error.filename else words)
+    except (LabError, ValueError, Signal, KernelBug, MemoryError) as error:
         return Row(**names, error=str(error) or type(error).__name__)
     return Row(**names, **_fields(result), seconds=round(time.perf_counter() - began_s, 3))
 

@@ -63,7 +63,10 @@ class FuseGround:
         """SIGKILL the daemon and mount the store anew."""
         self._mount.kill()
         _wait_until_stale(self.directory)
-        self._mount.remount()
+        try:
+            self._mount.remount()
+        except MountError as error:
+            raise LabError(f"the store could not be mounted again after the crash: {error}") from error
 
 
 class PlainGround:

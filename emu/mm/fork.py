@@ -13,7 +13,7 @@ from emu.mm_types.pgtable import NoFrameError, PageTable
 from emu.mm_types.vma import VM_DONTCOPY, VM_LOCKED, VM_NONLINEAR
 
 _NR_ASIDS = 4096
-"""How many address spaces the hardware tells apart (the PCIDs of x86)."""
+"""How many address spaces the hardware tells apart (the PCIDs of x86); an asid also names a live mm in 12 bits."""
 
 
 def mm_alloc(k: Kernel) -> Mm:
@@ -21,18 +21,18 @@ def mm_alloc(k: Kernel) -> Mm:
     pt = PageTable(k.ram, k.fmt, lambda: alloc_table(k), lambda pfn: free_table(k, pfn))
     ident = k.new_ident()
     mm = Mm(ident, ident % _NR_ASIDS, pt, k.locks.new(k.locks.mmap_sem))
-    if any(other.asid == mm.asid for other in k.mms.values()):
+    if mm.asid in k.asids:
         mm.asid = _free_asid(k)
     for mmu in k.cpus:
         # The number may have belonged to an mm that is gone.
         mmu.invalidate_asid(mm.asid)
     k.mms[ident] = mm
+    k.asids[mm.asid] = mm
     return mm
 
 
 def _free_asid(k: Kernel) -> int:
-    used = {mm.asid for mm in k.mms.values()}
-    free = next((asid for asid in range(_NR_ASIDS) if asid not in used), -1)
+    free = next((asid for asid in range(_NR_ASIDS) if asid not in k.asids), -1)
     if free < 0:
         raise MemoryError(f"more than {_NR_ASIDS} address spaces at once")
     return free
@@ -73,4 +73,5 @@ def exit_mmap(k: Kernel, mm: Mm) -> None:
     mm.pt.free_all()
     mm.dead = True
     del k.mms[mm.ident]
+    del k.asids[mm.asid]
     k.current = [None if current is mm else current for current in k.current]

@@ -108,6 +108,7 @@ class Kernel:
         low = max(ram.nr_frames // 64, 8)
         self.watermarks = Watermarks(min=low // 2, low=low, high=low + low // 2)
         self.mms: dict[int, Mm] = {}
+        self.asids: dict[int, Mm] = {}
         self.inodes: dict[tuple[int, int], Inode] = {}
         self.mappings: dict[int, AddressSpace] = {}
         self.bdis: dict[tuple[int, str], BackingDevInfo] = {}

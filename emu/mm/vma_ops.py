@@ -126,5 +126,4 @@ def _merge(k: Kernel, mm: Mm, lower: VmArea, upper: VmArea) -> VmArea:
     i_mmap_insert(lower)
     if lower.flags & VM_NONLINEAR:
         k.rmap.vma_merged(lower, upper)
-        k.rmap.vma_closed(upper)
     return lower

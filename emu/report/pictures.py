@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from emu.lab.rows import Row
-from emu.report.table import format_number, visits_per_call
+from emu.report.table import format_number, format_share, visits_per_call
 from emu.units import format_size
 
 BLUE, VERMILLION, GREEN, ORANGE, GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#767676"
@@ -113,7 +113,7 @@ def draw_memory(rows: Sequence[Row]) -> Figure:
         axes,
         [max(value, low) for value in own],
         [
-            f"{format_size(mine)} ({mine / all_ptes:.2%} of that)" if mine else "0"
+            f"{format_size(mine)} ({format_share(mine / all_ptes)} of that)" if mine else "0"
             for mine, all_ptes in zip(own, ptes, strict=True)
         ],
         0.2,

@@ -39,7 +39,7 @@ def format_share(value: float | None) -> str:
     """Write a share in percent."""
     if value is None:
         return ABSENT
-    return "0 %" if value == 0 else f"{value:.2%}".replace("%", " %")
+    return f"{100 * value:.3g} %"
 
 
 def summary_title(rows: Sequence[Row]) -> str:
@@ -63,7 +63,7 @@ def compare_table(rows: Sequence[Row]) -> Table:
     """Return a rich table of the rows, a section for each backing and format; it fits 80 columns."""
     table = Table(title=summary_title(rows), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     table.pad_edge = False
-    table.padding = (0, 1, 0, 0)
+    table.padding = 0
     table.add_column("reverse map", no_wrap=True)
     for heading in (
         "pages\nlost",
@@ -92,7 +92,7 @@ def compare_table(rows: Sequence[Row]) -> Table:
             format_number(row.remap_us_per_page),
             format_number(row.fault_us),
             format_number(row.nr_vmas),
-            format_number(row.seconds),
+            ABSENT if row.seconds is None else f"{row.seconds:.1f}",
         )
     return table
 

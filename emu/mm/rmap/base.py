@@ -48,6 +48,10 @@ class RmapStrategy(Protocol):
     finds_all: bool
     cost: RmapCost
 
+    def remaps_with_vmas(self, mapping: AddressSpace) -> bool:
+        """Tell whether remap_file_pages makes ordinary VMAs for this file instead of a nonlinear one."""
+        ...
+
     def watches(self, vma: VmArea) -> bool:
         """Tell whether PTE changes of this VMA must be reported to `pte_changed` and `ptes_changed`."""
         ...
@@ -69,7 +73,7 @@ class RmapStrategy(Protocol):
         ...
 
     def vma_merged(self, vma: VmArea, gone: VmArea) -> None:
-        """Take note that `vma` now covers `gone`, too."""
+        """Take note that `vma` now covers `gone`, too, which is no more."""
         ...
 
     def vma_moved(self, vma: VmArea, old_start: int) -> None:
@@ -109,6 +113,11 @@ class NothingKept:
     def __init__(self, k: Kernel) -> None:
         self._k = k
         self.cost = RmapCost()
+
+    def remaps_with_vmas(self, mapping: AddressSpace) -> bool:
+        """Nonlinear VMAs it is."""
+        del mapping
+        return False
 
     def watches(self, vma: VmArea) -> bool:
         """No PTE change is of interest."""
