@@ -87,6 +87,7 @@ class KernelRules(RuleBasedStateMachine):
         self.boot()
 
     def boot(self) -> None:
+        self.age = 0
         self.clock = VirtualClock()
         self.machine = Machine(
             self.config.format,
@@ -118,6 +119,10 @@ class KernelRules(RuleBasedStateMachine):
         assert vma is not None
         assert vma.start <= first * PAGE
         return list(range(first, min(first + nr_pages, vma.end // PAGE)))
+
+    def long_lived(self) -> bool:
+        """Tell whether this machine has seen something: else they would all die young."""
+        return self.age > 15
 
     def something_mapped(self) -> bool:
         return any(running.pages for running in self.running)
@@ -233,17 +238,50 @@ class KernelRules(RuleBasedStateMachine):
         self.access(where, self.a_page(where, at), slot, store=True)
 
     @precondition(something_mapped)
-    @rule(who=index, at=index, nr_pages=few_pages, slot=st.sampled_from(SLOTS), again=st.booleans())
-    def store_some(self, who: int, at: int, nr_pages: int, slot: int, again: bool) -> None:
-        """Store into neighbours; `again`: generation 2 after a writeback, the case this is all about."""
+    @rule(who=index, at=index, nr_pages=few_pages, slot=st.sampled_from(SLOTS))
+    def store_some(self, who: int, at: int, nr_pages: int, slot: int) -> None:
+        where = self.mapped(who)
+        for vpn in self.a_range(where, at, nr_pages):
+            self.access(where, vpn, slot, store=True)
+
+    @precondition(something_mapped)
+    @rule(
+        who=index,
+        at=index,
+        nr_pages=few_pages,
+        slot=st.sampled_from(SLOTS),
+        twist=st.sampled_from(("", "fork", "mprotect", "remap", "reclaim", "split")),
+        cpus=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    )
+    def late_store(self, who: int, at: int, nr_pages: int, slot: int, twist: str, cpus: tuple[int, int]) -> None:
+        """Store, do something to the mapping, write back, and store again: what this is all about."""
         where = self.mapped(who)
         vpns = self.a_range(where, at, nr_pages)
+        self.run_on(cpus[0])
         for vpn in vpns:
             self.access(where, vpn, slot, store=True)
-        if again:
-            self.sync()
-            for vpn in vpns:
-                self.access(where, vpn, slot, store=True)
+        number = self.running.index(where)
+        if twist == "fork":
+            self.fork(number)
+            where = self.running[-1]
+        elif twist == "mprotect":
+            self.mprotect(who, at, nr_pages, mmap.PROT_READ)
+        elif twist == "remap":
+            self.remap(who, at, 1, where.pages[vpns[0]].pgoff + 1, nonblock=False)
+        elif twist == "reclaim":
+            self.reclaim(8)
+        elif twist == "split":
+            self.mprotect(who, at, 1, mmap.PROT_READ)
+        self.run_on(cpus[1])
+        self.sync()
+        self.run_on(cpus[0])
+        if twist in {"mprotect", "split"}:
+            self.mprotect(who, at, nr_pages, RW)
+        for vpn in vpns:
+            self.access(where, vpn, slot, store=True)
+        where.process.msync(vpns[0] * PAGE, len(vpns) * PAGE)
+        for vpn in vpns:
+            where.pages[vpn].file.promise(where.pages[vpn].pgoff)
 
     @precondition(something_mapped)
     @rule(who=index, at=index)
@@ -332,6 +370,7 @@ class KernelRules(RuleBasedStateMachine):
         if len(self.running) > 1:
             self.running.pop(who % len(self.running)).process.exit()
 
+    @precondition(long_lived)
     @rule()
     def power_off(self) -> None:
         self.machine.power_off()
@@ -340,6 +379,7 @@ class KernelRules(RuleBasedStateMachine):
             file.reset()
         self.boot()
 
+    @precondition(long_lived)
     @rule()
     def shutdown(self) -> None:
         self.machine.shutdown()
@@ -351,13 +391,14 @@ class KernelRules(RuleBasedStateMachine):
     @invariant()
     def whole(self) -> None:
         if hasattr(self, "machine"):
+            self.age += 1
             check(self.machine)
             if not self.config.may_lose:
                 assert self.machine.vmstat.unaccounted_dirty_max == 0 or not self.config.written_back
 
     def teardown(self) -> None:
         try:
-            if hasattr(self, "machine"):
+            if hasattr(self, "machine") and self.machine.running:
                 self.load_everything()
                 self.shutdown()
                 self.machine.power_off()
