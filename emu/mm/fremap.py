@@ -18,6 +18,7 @@ from emu.mm.memory import flush_tlb_vaddrs, pte_flags, pte_pfns, transfer_dirty_
 from emu.mm.mlock import munlock_page
 from emu.mm.mmap import MAP_NONBLOCK
 from emu.mm.page_alloc import put_page
+from emu.mm.remap_vmas import remap_with_vmas
 from emu.mm.vma_ops import i_mmap_insert, i_mmap_remove
 from emu.mm.vma_prot import bind_rmap
 from emu.mm_types.events import EventKind
@@ -39,23 +40,28 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
     start &= -k.page_size
     nbytes &= -k.page_size
     nr_pages = nbytes >> k.page_shift
-    if nr_pages <= 0 or start < 0:
-        raise OSError(errno.EINVAL, "remap_file_pages needs at least one whole page, in user space")
-    if pgoff < 0 or pgoff + nr_pages - 1 > k.fmt.max_pgoff:
-        raise OSError(errno.EINVAL, f"page offset {pgoff} does not fit a {k.fmt.name} file PTE")
+    if nr_pages <= 0 or start < 0 or pgoff < 0:
+        raise OSError(errno.EINVAL, "remap_file_pages needs at least one whole page, and no negative numbers")
     mm.mmap_sem.down_read()
     try:
-        vma = _find_vma_to_remap(k, mm, start, nbytes)
-        if not vma.flags & VM_NONLINEAR:
-            if pgoff == vma.linear_pgoff(start):
+        vma = _find_vma_to_remap(k, mm, start)
+        emulated = vma.mapping is not None and k.rmap.remaps_with_vmas(vma.mapping)
+        if emulated or not vma.flags & VM_NONLINEAR:
+            if pgoff == vma.linear_pgoff(start) and start + nbytes <= vma.end:
                 return
             mm.mmap_sem.up_read()
             mm.mmap_sem.down_write()
             try:
+                if emulated:
+                    remap_with_vmas(k, mm, vma, start, nbytes, pgoff, flags)
+                    return
+                _check_range(k, vma, start, nbytes, pgoff)
                 make_nonlinear(k, mm, vma, nr_pages)
             finally:
                 mm.mmap_sem.up_write()
                 mm.mmap_sem.down_read()
+        else:
+            _check_range(k, vma, start, nbytes, pgoff)
         k.vmstat.nr_remap += nr_pages
         if k.events is not None:
             k.emit(EventKind.REMAP, mm=mm.ident, vaddr=start, pgoff=pgoff, arg=nr_pages)
@@ -69,10 +75,18 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
         mm.mmap_sem.up_read()
 
 
-def _find_vma_to_remap(k: Kernel, mm: Mm, start: int, nbytes: int) -> VmArea:
-    vma = mm.vmas.find(start)
-    if vma is None or start < vma.start or start + nbytes > vma.end:
+def _check_range(k: Kernel, vma: VmArea, start: int, nbytes: int, pgoff: int) -> None:
+    """Refuse what leaves the VMA, and what the format's file PTEs cannot hold."""
+    if start + nbytes > vma.end:
         raise OSError(errno.EINVAL, f"{nbytes:#x} bytes at {start:#x} do not lie within one mapping")
+    if pgoff + (nbytes >> k.page_shift) - 1 > k.fmt.max_pgoff:
+        raise OSError(errno.EINVAL, f"page offset {pgoff} does not fit a {k.fmt.name} file PTE")
+
+
+def _find_vma_to_remap(k: Kernel, mm: Mm, start: int) -> VmArea:
+    vma = mm.vmas.find(start)
+    if vma is None or start < vma.start:
+        raise OSError(errno.EINVAL, f"nothing is mapped at {start:#x}")
     if not vma.flags & VM_SHARED or vma.mapping is None:
         raise OSError(errno.EINVAL, f"the mapping at {start:#x} is not a shared mapping of a file")
     if k.options.remap_privileged and not mm.privileged:
@@ -172,7 +186,12 @@ def remap_file_pages_bulk(k: Kernel, mm: Mm, vaddrs: U64Array, pgoffs: U64Array)
         raise OSError(errno.EINVAL, "remap_file_pages_bulk takes addresses on page borders")
     mm.mmap_sem.down_write()
     try:
-        vma = _find_vma_to_remap(k, mm, low, high + k.page_size - low)
+        vma = _find_vma_to_remap(k, mm, low)
+        if vma.mapping is not None and k.rmap.remaps_with_vmas(vma.mapping):
+            for vaddr, pgoff in zip(vaddrs.tolist(), pgoffs.tolist(), strict=True):
+                _remap_one_with_vmas(k, mm, vaddr, pgoff)
+            return
+        _check_range(k, vma, low, high + k.page_size - low, 0)
         linear = ((vaddrs - np.uint64(vma.start)) >> np.uint64(k.page_shift)) + np.uint64(vma.pgoff)
         if not vma.flags & VM_NONLINEAR:
             if bool((linear == pgoffs).all()):
@@ -181,6 +200,12 @@ def remap_file_pages_bulk(k: Kernel, mm: Mm, vaddrs: U64Array, pgoffs: U64Array)
         _install_file_ptes(k, mm, vma, vaddrs, pgoffs)
     finally:
         mm.mmap_sem.up_write()
+
+
+def _remap_one_with_vmas(k: Kernel, mm: Mm, vaddr: int, pgoff: int) -> None:
+    vma = _find_vma_to_remap(k, mm, vaddr)
+    if vma.linear_pgoff(vaddr) != pgoff:
+        remap_with_vmas(k, mm, vma, vaddr, k.page_size, pgoff, MAP_NONBLOCK)
 
 
 def _install_file_ptes(k: Kernel, mm: Mm, vma: VmArea, vaddrs: U64Array, pgoffs: U64Array) -> None:

@@ -5,13 +5,24 @@ from collections.abc import Callable
 from emu.mm.kernel import Kernel
 from emu.mm.rmap.base import RmapCost, RmapStrategy
 from emu.mm.rmap.dirty_index import DirtyIndex
+from emu.mm.rmap.linear_vmas import VMA_NBYTES, LinearVmas, LinearVmasAccounted
 from emu.mm.rmap.none import NoRmap
+from emu.mm.rmap.pte_chain import PteChain
+from emu.mm.rmap.range_tree import RangeTree
 from emu.mm.rmap.scan import ScanRmap
+from emu.mm.rmap.shadow import Shadow
+from emu.mm.rmap.slot_chain import SlotChain
 
 STRATEGIES: dict[str, Callable[[Kernel], RmapStrategy]] = {
     "none": NoRmap,
     "scan": ScanRmap,
+    "pte_chain": PteChain,
+    "slot_chain": SlotChain,
+    "range_tree": RangeTree,
+    "shadow": Shadow,
+    "linear_vmas": LinearVmas,
+    "linear_vmas_accounted": LinearVmasAccounted,
     "dirty_index": DirtyIndex,
 }
 
-__all__ = ["STRATEGIES", "RmapCost", "RmapStrategy"]
+__all__ = ["STRATEGIES", "VMA_NBYTES", "RmapCost", "RmapStrategy"]

@@ -41,11 +41,12 @@ class RmapStrategy(Protocol):
     """One answer to "which PTEs of nonlinear VMAs map this page?".
 
     `name` is what --rmap takes. `finds_all` tells whether `unmap` reaches every PTE; if not, reclaim follows it with
-    the cluster scan. `cost` is live.
+    the cluster scan. `remap_spans_vmas`: where remaps make VMAs, whether one call may span several. `cost` is live.
     """
 
     name: str
     finds_all: bool
+    remap_spans_vmas: bool
     cost: RmapCost
 
     def remaps_with_vmas(self, mapping: AddressSpace) -> bool:
@@ -109,6 +110,7 @@ class NothingKept:
     """What a strategy does that keeps no structure: nothing, for every notice."""
 
     finds_all = False
+    remap_spans_vmas = False
 
     def __init__(self, k: Kernel) -> None:
         self._k = k

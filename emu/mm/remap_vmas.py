@@ -1,0 +1,59 @@
+"""remap_file_pages by ordinary VMAs, as Linux does it since v4.0.
+
+Source: Linux v4.6 mm/mmap.c: sys_remap_file_pages(), with the fix that lets a call span adjacent VMAs of one file.
+"""
+
+import errno
+
+from emu.mm.inode import Inode
+from emu.mm.kernel import Kernel
+from emu.mm.mmap import (
+    MAP_FIXED,
+    MAP_LOCKED,
+    MAP_NONBLOCK,
+    MAP_POPULATE,
+    MAP_SHARED,
+    PROT_EXEC,
+    PROT_READ,
+    PROT_WRITE,
+    do_mmap,
+)
+from emu.mm.rmap import VMA_NBYTES
+from emu.mm.syscalls import make_pages_present
+from emu.mm_types.mm import Mm
+from emu.mm_types.vma import VM_EXEC, VM_LOCKED, VM_READ, VM_WRITE, VmArea
+
+
+def remap_with_vmas(k: Kernel, mm: Mm, vma: VmArea, start: int, nbytes: int, pgoff: int, flags: int) -> None:
+    """Map [start, start + nbytes) anew from page `pgoff`; `vma` holds `start`, and mmap_sem is held for writing.
+
+    Errors: EINVAL if the range leaves the adjacent mappings of that file, ENOMEM beyond max_map_count.
+    """
+    end = start + nbytes
+    last = vma
+    while last.end < end:
+        following = mm.vmas.find(last.end)
+        if (
+            not k.rmap.remap_spans_vmas
+            or following is None
+            or following.start != last.end
+            or following.mapping is not vma.mapping
+            or following.flags != vma.flags
+        ):
+            raise OSError(errno.EINVAL, f"{nbytes:#x} bytes at {start:#x} do not lie within mappings of one file")
+        last = following
+    prot = (
+        (PROT_READ if vma.flags & VM_READ else 0)
+        | (PROT_WRITE if vma.flags & VM_WRITE else 0)
+        | (PROT_EXEC if vma.flags & VM_EXEC else 0)
+    )
+    locked = MAP_LOCKED if vma.flags & VM_LOCKED else 0
+    assert vma.mapping is not None
+    inode = vma.mapping.host
+    assert isinstance(inode, Inode)
+    before = mm.map_count
+    do_mmap(k, mm, start, nbytes, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE | locked, inode, pgoff)
+    k.rmap.cost.set_bytes(k.rmap.cost.nbytes + (mm.map_count - before) * VMA_NBYTES)
+    k.vmstat.nr_remap += nbytes >> k.page_shift
+    if not flags & MAP_NONBLOCK:
+        make_pages_present(k, mm, start, end)
