@@ -75,7 +75,7 @@ class MemMap:
 
     def describe(self, pfn: int) -> str:
         """Return a line that shows one struct page, as dump_page() prints it."""
-        flags = str(PageFlag(self.flags[pfn])).removeprefix("PageFlag.") or "none"
+        flags = PageFlag(self.flags[pfn]).name or "none"
         return (
             f"page pfn={pfn} refcount={self.refcount[pfn]} mapcount={self.mapcount[pfn]}"
             f" mapping={self.mapping[pfn]} index={self.index[pfn]} flags={flags}"

@@ -125,7 +125,7 @@ class VmArea:
         return vaddr if self.start <= vaddr < self.end else -1
 
     def __repr__(self) -> str:
-        flags = str(VmFlag(self.flags)).removeprefix("VmFlag.")
+        flags = VmFlag(self.flags).name or "none"
         return f"VmArea({self.start:#x}-{self.end:#x} pgoff={self.pgoff} {flags})"
 
 
