@@ -102,6 +102,12 @@ class Cache:
             self._room_nbytes -= nbytes
             return self._room_nbytes >= 0
 
+    def trim(self) -> None:
+        """Give memory back that was not needed lately."""
+        with self.lock:
+            if not self.dirty_files:
+                self.pool.trim()
+
     def record_pause(self, pause_s: float) -> None:
         """Count a pause in the histogram, by upper bounds in milliseconds."""
         with self.lock:
@@ -252,11 +258,21 @@ class CachedFile:
         except OSError:
             return None
 
-    def close(self) -> None:
-        """Close the descriptor of a clean file that nobody has open."""
+    def close(self) -> tuple[int, int]:
+        """Close the descriptor of a clean file that nobody has open; return its mtime and size in the store."""
+        if self.fd < 0:
+            return 0, 0
+        info = os.fstat(self.fd)
+        if self.node.mtime_ns and info.st_mtime_ns != self.node.mtime_ns and self.writable:
+            # Writeback moved the store's times to now; put back when the program wrote.
+            if info.st_ctime_ns != self.node.store_ctime_ns:
+                self.node.ctime_ns = max(self.node.ctime_ns, info.st_ctime_ns)
+            os.utime(self.fd, ns=(info.st_atime_ns, self.node.mtime_ns))
+            info = os.fstat(self.fd)
+            self.node.store_ctime_ns = info.st_ctime_ns
         fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        os.close(fd)
+        return info.st_mtime_ns, info.st_size
 
     # ---- writeback
 
@@ -325,7 +341,7 @@ class CachedFile:
 
     def _collect(self) -> list[tuple[int, int, int]]:
         runs, nbytes = [], 0
-        for run in list(self.pages.dirty_runs()):
+        for run in self.pages.dirty_runs():
             runs.append(run)
             nbytes += run[2] << PAGE_SHIFT
             if nbytes >= MAX_BATCH_BYTES:
@@ -352,10 +368,6 @@ class CachedFile:
     def _end_batch(self, runs: list[tuple[int, int, int]], nr_pages: int, failure: OSError | None) -> None:
         with self.lock:
             nr_again = sum(self.pages.end_writeback(*run, failed=failure is not None) for run in runs)
-            if failure is None and self.node.mtime_ns:
-                # The write moved the store's times to now; put back when the program wrote.
-                now = os.fstat(self.fd)
-                os.utime(self.fd, ns=(now.st_atime_ns, self.node.mtime_ns))
             self.node.store_ctime_ns = os.fstat(self.fd).st_ctime_ns
             self.settled.notify_all()
         if self.caps.account_dirty:

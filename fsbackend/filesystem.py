@@ -172,9 +172,7 @@ class FileSystem:
                 return False
             node.data = None
             self.lingering.discard(node)
-            info = os.fstat(data.fd)
-            node.seen = (info.st_mtime_ns, info.st_size)
-            data.close()
+            node.seen = data.close()
         return True
 
     def reap(self) -> None:

@@ -71,6 +71,7 @@ class Flusher:
                 if self.cache.clock() >= last_periodic_s + period_s:
                     last_periodic_s = self.cache.clock()
                     self.write_expired()
+                    self.cache.trim()
                 if self.cache.clock() >= self._failed_until_s:
                     self.write_background()
                 self._after_pass()

@@ -85,8 +85,8 @@ class FileData(Protocol):
     def discard(self) -> None:
         """Forget the bytes of a file without name and opener."""
 
-    def close(self) -> None:
-        """Close what the last opener left."""
+    def close(self) -> tuple[int, int]:
+        """Close what the last opener left; return mtime and size in the store."""
 
 
 class Node:

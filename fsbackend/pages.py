@@ -4,10 +4,11 @@ A `PageMap` holds a file's pages in chunks of 32, each with one bit a page for d
 that a request of 128 KiB costs one copy and a few integer operations, whatever it covers. Only pages whose bit
 is set have meaning; the rest of a chunk's memory is junk.
 
-Nothing here locks: the owner of a map calls it under the file's lock.
+A map does not lock: its owner calls it under the file's lock. The pool is shared, and does.
 """
 
 import mmap
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,6 +19,8 @@ CHUNK_SHIFT = 17
 CHUNK_SIZE = 1 << CHUNK_SHIFT
 PAGES_PER_CHUNK = CHUNK_SIZE >> PAGE_SHIFT
 SLAB_SIZE = 8 << 20
+KEPT_SLABS = 16
+_CHUNKS_PER_SLAB = SLAB_SIZE // CHUNK_SIZE
 
 Fill = Callable[[int, memoryview], None]
 """Called with a byte offset (page aligned) and a page of memory: puts there what the file holds."""
@@ -26,42 +29,59 @@ Fill = Callable[[int, memoryview], None]
 class PagePool:
     """Chunks of 128 KiB cut from slabs of anonymous memory; O(1) alloc and free.
 
-    A slab whose chunks are all free is returned to the machine, except one.
+    Memory that was used is kept for the next writer, up to 128 MiB: the first touch of a page costs several
+    times the copy into it. `trim` returns it to the machine bit by bit.
     """
 
     def __init__(self) -> None:
         self._free: dict[int, list[memoryview]] = {}
         self._slab_of: dict[int, int] = {}
+        self._lock = threading.Lock()
         self._next_slab = 0
+        self._idle: dict[int, None] = {}
         self.nr_slabs = 0
 
     def alloc(self) -> tuple[memoryview, int]:
         """Return a chunk's memory (junk) and the number of its slab."""
-        for slab, chunks in self._free.items():
-            if chunks:
+        with self._lock:
+            for slab, chunks in self._free.items():
+                self._idle.pop(slab, None)
                 memory = chunks.pop()
                 if not chunks:
                     del self._free[slab]
                 return memory, slab
-        return self._grow()
+            return self._grow()
 
     def _grow(self) -> tuple[memoryview, int]:
-        array = np.frombuffer(mmap.mmap(-1, SLAB_SIZE), dtype=np.uint8)
+        memory = mmap.mmap(-1, SLAB_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        array = np.frombuffer(memory, dtype=np.uint8)
         view = array.data
         slab, self._next_slab = self._next_slab, self._next_slab + 1
         chunks = [view[start : start + CHUNK_SIZE] for start in range(0, SLAB_SIZE, CHUNK_SIZE)]
-        memory = chunks.pop()
         self._free[slab] = chunks
         self.nr_slabs += 1
-        return memory, slab
+        return chunks.pop(), slab
 
     def free(self, memory: memoryview, slab: int) -> None:
         """Take a chunk back."""
-        chunks = self._free.setdefault(slab, [])
-        chunks.append(memory)
-        if len(chunks) == SLAB_SIZE // CHUNK_SIZE and self.nr_slabs > 1:
-            del self._free[slab]
-            self.nr_slabs -= 1
+        with self._lock:
+            chunks = self._free.setdefault(slab, [])
+            chunks.append(memory)
+            if len(chunks) == _CHUNKS_PER_SLAB:
+                self._idle[slab] = None
+                if len(self._idle) > KEPT_SLABS:
+                    self._release()
+
+    def _release(self) -> None:
+        slab, _ = self._idle.popitem()
+        del self._free[slab]
+        self.nr_slabs -= 1
+
+    def trim(self) -> None:
+        """Return half of the memory that nobody uses."""
+        with self._lock:
+            for _ in range((len(self._idle) + 1) // 2):
+                self._release()
 
 
 class Chunk:
