@@ -227,4 +227,8 @@ def _install_file_ptes(k: Kernel, mm: Mm, vma: VmArea, vaddrs: U64Array, pgoffs:
     if bool(present.any()):
         flush_tlb_vaddrs(k, mm, vaddrs[present])
         transfer_dirty_bits(k, olds[present])
-        zap_rmap_many(k, mm, pte_pfns(k, olds[present]))
+        pfns = pte_pfns(k, olds[present])
+        if vma.flags & VM_LOCKED:
+            for pfn in np.unique(pfns).tolist():
+                munlock_page(k, pfn)
+        zap_rmap_many(k, mm, pfns)
