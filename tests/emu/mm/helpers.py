@@ -15,6 +15,7 @@ from emu.process import Process
 PAGE = 4096
 RW = mmap.PROT_READ | mmap.PROT_WRITE
 RO = mmap.PROT_READ
+NR_PAGES = 16
 
 
 def stamp(pgoff: int, generation: int = 0) -> bytes:
@@ -70,3 +71,22 @@ def fails_with(number: int) -> Iterator[None]:
             raise
         return
     raise AssertionError(f"no {errno.errorcode[number]}")
+
+
+class Lab:
+    """A machine, a process, a file of 16 pages, a shared mapping of all of it."""
+
+    def __init__(self, directory: Path, fmt: str = "x86_64", **options: object) -> None:
+        self.path = make_file(directory / "file", NR_PAGES)
+        self.machine, self.clock = virtual_machine(format=fmt, **options)
+        self.process: Process = self.machine.spawn()
+        self.mapping: Mapping = self.process.mmap(str(self.path), NR_PAGES * PAGE)
+
+    def at(self, page: int) -> int:
+        return self.mapping.vaddr + page * PAGE
+
+    def pte(self, page: int) -> int:
+        return self.process.mm.pt.get(self.at(page))
+
+    def shown(self, page: int) -> bytes:
+        return self.process.load(self.at(page), 8)
