@@ -123,7 +123,8 @@ def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of t
     if leaf_allowed & RESERVED_COMBINATION:
         return fault(state, s.RESERVED, vaddr, kind, level)
     allowed &= leaf_allowed
-    if allowed & USER_STORE:
+    is_clean = entry & state[s.F_DIRTY_MASK] != state[s.F_DIRTY_VALUE]
+    if allowed & USER_STORE and (state[s.F_HW_AD] or not is_clean):
         allowed &= ~state[s.F_NOT_EXECUTED]
     if entry & state[s.F_ACCESSED] == U0 and not state[s.F_HW_AD]:
         return fault(state, s.NOT_ACCESSED, vaddr, kind, level)
@@ -136,7 +137,7 @@ def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of t
         return fault(state, s.NO_MEMORY, vaddr, kind, level)
     changed = entry | state[s.F_ACCESSED]
     state[s.C_ACCESSED_SET] += U1 if changed != entry else U0
-    if kind == STORE and entry & state[s.F_DIRTY_MASK] != state[s.F_DIRTY_VALUE]:
+    if kind == STORE and is_clean:
         if not state[s.F_HW_AD]:
             return fault(state, s.PERMISSION, vaddr, kind, level)
         changed = changed & ~state[s.F_DIRTY_CLEAR] | state[s.F_DIRTY_SET]
