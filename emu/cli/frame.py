@@ -24,6 +24,8 @@ EXIT_INTERRUPTED = 130
 _SUBCOMMANDS = (
     "emu.cli.compare",
     "emu.cli.run",
+    "emu.cli.watch",
+    "emu.cli.report",
     "emu.cli.mount",
     "emu.cli.tables",
 )

@@ -1,0 +1,190 @@
+"""Samples of a mount: its dirty pages and limits, the disk under its store, and what the real kernel says.
+
+Everything is read from files that hold no state of the writer's: the mount's own .bdi/stats, the kernel's
+/proc/meminfo, the disk's counters in /sys. No file of the user's is opened, since closing one on a FUSE
+mount writes its dirty pages back.
+
+Amounts are in bytes, rates in bytes a second, times in seconds; counters only grow from mount time on.
+"""
+
+import os
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from emu.lab.errors import LabError
+from fsbackend.mount import find_mounts
+
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at a mount. What could not be read is 0.
+
+    `dirty`, `writeback` and the limits are gauges of the mount (`limit`, `background`: the machine-wide limits as
+    the mount sees them; `own_limit`: its share). `dirtied`, `written`, `pauses`, `paused_s`, `errors` are counters.
+    `disk_*` are counters of the disk under the store. `kernel_*` are the real kernel's whole-system gauges.
+    """
+
+    time_s: float
+    dirty: int
+    writeback: int
+    own_limit: int
+    limit: int
+    background: int
+    dirtied: int
+    written: int
+    bandwidth: int
+    rate_limit: int
+    pauses: int
+    paused_s: float
+    errors: int
+    disk_read: int
+    disk_written: int
+    disk_busy_s: float
+    kernel_dirty: int
+    kernel_writeback: int
+
+    @property
+    def setpoint(self) -> float:
+        """Where the control law balances the mount's dirty bytes: between freerun and the limit, in the middle."""
+        own_background = self.background * self.own_limit / self.limit if self.limit else 0.0
+        freerun = (own_background + self.own_limit) / 2
+        return (freerun + self.own_limit) / 2
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> Self:
+        """Read a sample from text, as a row of a CSV file; raises KeyError or ValueError."""
+        return cls(**{field.name: _number(values[field.name]) for field in fields(cls)})
+
+
+FIELDS = [field.name for field in fields(Sample)]
+
+
+def _number(text: Any) -> Any:
+    value = float(text)
+    return int(value) if value.is_integer() and "." not in str(text) else value
+
+
+def _disk_of(store: str) -> str:
+    """Return the name of the block device under a directory, or "" if there is none."""
+    device = Path(store).stat().st_dev
+    name = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    return name.resolve().name if name.exists() else ""
+
+
+class _KernelFile:
+    """A file of /proc or /sys, read again and again through one descriptor: a sample must cost little."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def read(self) -> bytes:
+        """Return its content now; nothing if it cannot be read."""
+        if self._fd < 0:
+            return b""
+        try:
+            return os.pread(self._fd, 8192, 0)
+        except OSError:
+            return b""
+
+
+def _amount(text: bytes, name: bytes) -> int:
+    """Return what a line such as ``Dirty:  12 kB`` says, in bytes; 0 if there is none."""
+    _before, found, after = text.partition(name)
+    return int(after.split(maxsplit=1)[0]) * KIB if found else 0
+
+
+class Observer:
+    """Looks at one mount, as often as it is asked to.
+
+    Raises
+    ------
+    LabError
+        If there is no living fremap mount there.
+
+    """
+
+    def __init__(self, mountpoint: Path) -> None:
+        path = os.path.realpath(mountpoint)
+        found = next((mount for mount in find_mounts() if mount.mountpoint == path), None)
+        if found is None or found.stale:
+            what = "has lost its daemon" if found else "is no mount of fremap"
+            raise LabError(f"{mountpoint} {what}; `fremap status` lists the mounts")
+        self.mountpoint = path
+        self.store = str(found.store or "")
+        self.disk = _disk_of(self.store) if self.store and Path(self.store).is_dir() else ""
+        # Kernel Documentation/block/stat.rst: sectors read and written of 512 bytes, and ms with I/O in flight.
+        self._disk = _KernelFile(f"/sys/class/block/{self.disk}/stat" if self.disk else "/dev/null")
+        self._meminfo = _KernelFile("/proc/meminfo")
+        self._stats = Path(path) / ".bdi" / "stats"
+
+    def sample(self) -> Sample:
+        """Look once; OSError if the mount is gone."""
+        rows = (line.split() for line in self._stats.read_text(encoding="ascii").splitlines())
+        told = {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) >= 2}
+        disk = [int(word) for word in self._disk.read().split()] or [0] * 11
+        memory = self._meminfo.read()
+        return Sample(
+            time_s=time.monotonic(),
+            dirty=told.get("BdiReclaimable", 0) * KIB,
+            writeback=told.get("BdiWriteback", 0) * KIB,
+            own_limit=told.get("BdiDirtyThresh", 0) * KIB,
+            limit=told.get("DirtyThresh", 0) * KIB,
+            background=told.get("BackgroundThresh", 0) * KIB,
+            dirtied=told.get("BdiDirtied", 0) * KIB,
+            written=told.get("BdiWritten", 0) * KIB,
+            bandwidth=told.get("BdiWriteBandwidth", 0) * KIB,
+            rate_limit=told.get("DirtyRatelimit", 0) * KIB,
+            pauses=told.get("nr_pauses", 0),
+            paused_s=told.get("paused_ms", 0) / 1000,
+            errors=told.get("nr_errors", 0),
+            disk_read=disk[2] * 512,
+            disk_written=disk[6] * 512,
+            disk_busy_s=disk[9] / 1000,
+            kernel_dirty=_amount(memory, b"\nDirty:"),
+            kernel_writeback=_amount(memory, b"\nWriteback:"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What happened between two samples, a second."""
+
+    dirtied: float
+    written: float
+    disk_read: float
+    disk_written: float
+    disk_busy: float
+    paused: float
+
+    @classmethod
+    def between(cls, before: Sample, after: Sample) -> Self:
+        """Return the rates; 0 where no time has passed."""
+        seconds = after.time_s - before.time_s
+
+        def rate(name: str) -> float:
+            return float(getattr(after, name) - getattr(before, name)) / seconds if seconds > 0 else 0.0
+
+        return cls(
+            dirtied=rate("dirtied"),
+            written=rate("written"),
+            disk_read=rate("disk_read"),
+            disk_written=rate("disk_written"),
+            disk_busy=min(rate("disk_busy_s"), 1.0),
+            paused=rate("paused_s"),
+        )
+
+
+def as_record(sample: Sample) -> dict[str, Any]:
+    """Return a sample as a plain dict, in the order of FIELDS."""
+    return asdict(sample)

@@ -1,0 +1,97 @@
+"""One run, or several side by side, as one HTML file that needs no other."""
+
+import base64
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from emu.report.runs import Run, totals
+from emu.report.table import ABSENT
+from emu.report.timeline import save_timeline
+from emu.units import format_size
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ABSENT
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+
+
+def _amount(name: str, value: float | None) -> str:
+    if value is not None and name.endswith("(bytes)"):
+        return format_size(value)
+    return _number(value)
+
+
+def _change(before: float | None, after: float | None) -> str:
+    """Return the difference in percent, or the new value where there was nothing before."""
+    if before is None or after is None or before == after:
+        return ABSENT
+    return f"{(after - before) / before:+.1%}".replace("%", " %") if before else "from 0"
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    machine, versions = run.manifest["machine"], run.manifest["versions"]
+    facts = {
+        "run": run.path,
+        "computer": f"{machine['cpu']}, {machine['cores']} cores, {format_size(machine['ram_bytes'])}",
+        "system": machine["system"],
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "seed": run.manifest["seed"],
+    }
+    facts |= {f"{name}": value for name, value in run.manifest["config"].items() if value not in (None, "", [])}
+    if "sampler_cpu_share" in run.manifest:
+        facts["sampler"] = f"{run.manifest['samples']} samples, {run.manifest['sampler_cpu_share']:.2%} of a core"
+    return facts
+
+
+def _heading(run: Run, number: int, of: int) -> dict[str, Any]:
+    manifest = run.manifest
+    return {
+        "title": f"{run.name} {number}" if of > 1 else run.name,
+        "command": shlex.join(["fremap", *manifest["command"][1:]]),
+        "started": manifest["started"],
+        "status": "cut short" if manifest["status"] == "running" else manifest["status"],
+        "seconds": manifest["seconds"],
+        "facts": _facts(run),
+    }
+
+
+def write_run_page(runs: Sequence[Run], directory: Path) -> Path:
+    """Draw the pictures of every run and write index.html into a directory; return the page."""
+    rows: list[list[dict[str, str]]] = []
+    recorded = [run for run in runs if run.samples]
+    for number, run in enumerate(recorded, 1):
+        saved = save_timeline(run.samples, directory, f"{number}-" if len(recorded) > 1 else "")
+        pictures = [
+            {"name": path.stem, "base64": base64.b64encode(path.read_bytes()).decode("ascii")} for path in saved
+        ]
+        if not rows:
+            rows = [[] for _ in pictures]
+        for row, picture in zip(rows, pictures, strict=True):
+            row.append(picture)
+    found = [totals(run) for run in runs]
+    names = list(dict.fromkeys(name for each in found for name in each))
+    numbers = []
+    for name in names:
+        values = [each.get(name) for each in found]
+        cells = [_amount(name, value) for value in values]
+        if len(values) == 2:
+            cells.append(_change(*values))
+        numbers.append({"name": name.removesuffix(" (bytes)"), "cells": cells})
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("emu.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = directory / "index.html"
+    page.write_text(
+        environment.get_template("run.html.j2").render(
+            runs=[_heading(run, number, len(runs)) for number, run in enumerate(runs, 1)],
+            pictures=rows,
+            numbers=numbers,
+        ),
+        encoding="utf-8",
+    )
+    return page

@@ -1,0 +1,80 @@
+"""Runs read back from their directories, and the numbers that a report shows of each."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emu.lab.errors import LabError
+from emu.lab.observe import Sample
+from emu.lab.record import SAMPLES, read_samples
+from emu.lab.rundir import MANIFEST_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory's content; `samples` is empty unless a mount was recorded."""
+
+    path: Path
+    manifest: dict[str, Any]
+    counters: dict[str, Any]
+    samples: list[Sample]
+
+    @property
+    def name(self) -> str:
+        """What ran."""
+        return str(self.manifest["name"])
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise LabError(f"{path} is damaged: {error.msg} in line {error.lineno}") from error
+
+
+def load_run(path: Path) -> Run:
+    """Read a run directory; what a killed run did not get to write is left out.
+
+    Raises
+    ------
+    LabError
+        If it is none, or of a version that this fremap does not know.
+
+    """
+    if not (path / "manifest.json").is_file():
+        raise LabError(f"{path} is no run directory: it has no manifest.json")
+    manifest = _read_json(path / "manifest.json")
+    version = manifest.get("version")
+    if version != MANIFEST_VERSION:
+        raise LabError(f"{path} is a run of version {version}; this fremap reads version {MANIFEST_VERSION}")
+    counters_path = path / "counters.json"
+    counters = _read_json(counters_path) if counters_path.is_file() else {}
+    samples = read_samples(path) if (path / SAMPLES).is_file() else []
+    return Run(path, manifest, counters, samples)
+
+
+def totals(run: Run) -> dict[str, float]:
+    """Return the numbers of a run that two runs can be compared by, with the unit in the name."""
+    found: dict[str, float] = {}
+    if run.samples:
+        first, last = run.samples[0], run.samples[-1]
+        written = last.written - first.written
+        found = {
+            "seconds": last.time_s - first.time_s,
+            "dirtied (bytes)": last.dirtied - first.dirtied,
+            "written back (bytes)": written,
+            "disk wrote (bytes)": last.disk_written - first.disk_written,
+            "most dirty (bytes)": max(sample.dirty + sample.writeback for sample in run.samples),
+            "throttle pauses": last.pauses - first.pauses,
+            "paused (s)": last.paused_s - first.paused_s,
+            "write errors": last.errors - first.errors,
+        }
+        if written:
+            found["disk writes per byte written back"] = (last.disk_written - first.disk_written) / written
+    for group in ("outcome", "vmstat", "rmap"):
+        for name, value in run.counters.get(group, {}).items():
+            # Counters that never moved say nothing, and there are dozens.
+            if isinstance(value, (int, float)) and (value or group == "outcome"):
+                found[f"{group}: {name}"] = float(value)
+    return found
