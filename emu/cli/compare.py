@@ -25,10 +25,10 @@ def compare(
         typer.Option(help="What the filesystem can do: ramfs, disk or strict, and flags. Repeatable."),
     ] = None,
     rmap: Annotated[
-        list[str] | None, typer.Option(help="A reverse-map strategy; all of them if not given. Repeatable.")
+        list[str] | None, typer.Option(help="A reverse-map strategy, or all; else none, scan, dirty_index. Repeatable.")
     ] = None,
     format: Annotated[  # noqa: A002 - the option's name
-        list[str] | None, typer.Option(help="A page-table format, such as x86_64 or i386. Repeatable.")
+        list[str] | None, typer.Option(help="A page-table format, such as i386, or all. Repeatable.")
     ] = None,
     share: Annotated[
         float, typer.Option(parser=read_share, metavar="SHARE", help="How many of the pages to store into.")

@@ -1,7 +1,7 @@
 """What fremap compare does: choose the ground, run the rows, show and keep the outcome."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from emu.cli.progress import RichProgress
+from emu.hw.pte import FORMATS
 from emu.lab.compare import OpenGround, combinations, run_all
 from emu.lab.errors import LabError
 from emu.lab.ground import Ground, fuse_ground, plain_ground, why_no_fuse
@@ -23,9 +24,20 @@ from emu.report.pictures import save_pictures
 from emu.report.table import compare_table, verdicts
 
 
+DEFAULT_RMAPS = ("none", "scan", "dirty_index")
+"""The proof, the answer that was on the table in 2007, and fremap's own; --rmap all runs every strategy."""
+
+
+def every_or(chosen: Sequence[str], default: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
+    """Return what was chosen, the default if nothing was, and everything known for "all"."""
+    if "all" in chosen:
+        return tuple(known)
+    return tuple(chosen or default)
+
+
 @dataclass(frozen=True, slots=True)
 class CompareOrder:
-    """What the user asked for; empty `rmaps` means all strategies."""
+    """What the user asked for; empty `rmaps` means DEFAULT_RMAPS, and "all" every one there is."""
 
     nr_pages: int
     rmaps: tuple[str, ...]
@@ -67,7 +79,8 @@ def choose_ground(*, require_fuse: bool) -> tuple[OpenGround, str]:
 
 def run_compare(order: CompareOrder, json_path: Path | None, report: Path | None) -> int:
     """Run every row, print the table, leave pictures, page and records; return the exit code."""
-    todo = combinations(order.rmaps or tuple(STRATEGIES), order.capses, order.formats)
+    rmaps = every_or(order.rmaps, DEFAULT_RMAPS, STRATEGIES)
+    todo = combinations(rmaps, order.capses, every_or(order.formats, ("x86_64",), FORMATS))
     open_ground, ground = choose_ground(require_fuse=order.require_fuse)
     directory = _run_directory("compare", order, report, ground)
     rows = run_all(
@@ -89,7 +102,7 @@ def run_compare(order: CompareOrder, json_path: Path | None, report: Path | None
 
 def run_matrix(order: CompareOrder, json_path: Path | None, report: Path | None) -> int:
     """Try every kind of mapping, print the table, leave the records; return the exit code."""
-    rmaps = order.rmaps or tuple(STRATEGIES)
+    rmaps = every_or(order.rmaps, DEFAULT_RMAPS, STRATEGIES)
     combinations(rmaps, order.capses, order.formats)
     open_ground, ground = choose_ground(require_fuse=order.require_fuse)
     directory = _run_directory("matrix", order, report, ground)

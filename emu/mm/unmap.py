@@ -43,7 +43,8 @@ def page_referenced(k: Kernel, pfn: int) -> int:
         def one(mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
             k.vmstat.referenced_pte_visits += 1
             if vma.flags & VM_LOCKED:
-                return True
+                # Not "referenced", which would keep it active: try_to_unmap is to find the lock and cull the page.
+                return False
             if not fmt.pte_young(pte):
                 return False
             set_pte(mm, vma, vaddr, pte, fmt.pte_mkold(pte))

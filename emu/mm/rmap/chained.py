@@ -7,13 +7,14 @@ from emu.mm.rmap.chains import ChainBlocks, FrameWords
 class ChainedPages:
     """A multimap pfn -> words of 4 or 8 bytes; words are not 0 and leave their top bit free.
 
-    A frame's word is the single entry, or, with the top bit set, the number of its first chain block.
+    A frame's word is the single entry, or, with the top bit set, the number of its first chain block, which has
+    `block_nbytes`.
     """
 
-    def __init__(self, word_nbytes: int) -> None:
+    def __init__(self, word_nbytes: int, block_nbytes: int) -> None:
         self._chained = 1 << (8 * word_nbytes - 1)
         self._heads = FrameWords(word_nbytes)
-        self._blocks = ChainBlocks(word_nbytes)
+        self._blocks = ChainBlocks(word_nbytes, block_nbytes)
         self.visits = 0
 
     @property

@@ -1,4 +1,4 @@
-"""FrameWords: one word a frame, allocated a slab at a time; ChainBlocks: lists of words in cache lines.
+"""FrameWords: one word a frame, allocated a slab at a time; ChainBlocks: lists of words in small blocks.
 
 What pte_chain and slot_chain are made of: a page that one PTE maps keeps its word in place (Linux 2.5 called that
 PG_direct); a page that more map keeps there the number of its first block.
@@ -47,15 +47,16 @@ class FrameWords:
 
 
 class ChainBlocks:
-    """Lists of words in blocks of one cache line: the first word links to the next block, the others are entries.
+    """Lists of words in blocks: the first word of a block links to the next one, the others are entries.
 
     New entries go to the first block; a removed one is replaced by one of the first block, so only that is not full.
     Source of the idea: Linux v2.5.59 mm/rmap.c: struct pte_chain. Cost: add O(1); remove O(entries before it).
     """
 
-    def __init__(self, word_nbytes: int) -> None:
+    def __init__(self, word_nbytes: int, block_nbytes: int) -> None:
         self._dtype = np.uint32 if word_nbytes == 4 else np.uint64
-        self.entries_per_block = CACHE_LINE // word_nbytes - 1
+        self.block_nbytes = block_nbytes
+        self.entries_per_block = block_nbytes // word_nbytes - 1
         self._blocks: list[memoryview] = []
         self._free: list[int] = []
         self.visits = 0
@@ -63,7 +64,7 @@ class ChainBlocks:
     @property
     def nbytes(self) -> int:
         """The bytes of the blocks in use."""
-        return (len(self._blocks) - len(self._free)) * CACHE_LINE
+        return (len(self._blocks) - len(self._free)) * self.block_nbytes
 
     def new(self, following: int) -> int:
         """Return the number (from 1) of an empty block that links to `following` (0: none)."""
@@ -128,7 +129,7 @@ class ChainBlocks:
     def only_word(self, first: int) -> int:
         """Return the entry of a list that has just one, else 0."""
         block = self._blocks[first - 1]
-        return 0 if block[0] or block[2] else block[1]
+        return 0 if block[0] or block[2] else int(block[1])
 
     def free(self, first: int) -> None:
         """Give back the one block of a list."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from emu.mm.kernel import Kernel
 from emu.mm.rmap.base import PteVisitor
 from emu.mm.rmap.chained import ChainedPages
+from emu.mm.rmap.chains import CACHE_LINE
 from emu.mm.rmap.tracking import PresentPtes
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.vma import VmArea
@@ -23,7 +24,7 @@ class PteChain(PresentPtes):
 
     def __init__(self, k: Kernel) -> None:
         super().__init__(k)
-        self._chains = ChainedPages(self.word_nbytes)
+        self._chains = ChainedPages(self.word_nbytes, CACHE_LINE)
 
     def _add(self, pfn: int, vma: VmArea, vaddr: int) -> None:
         self._chains.add(pfn, self._key(vma.mm, vaddr))

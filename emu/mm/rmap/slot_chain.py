@@ -22,6 +22,9 @@ from emu.mm_types.vma import VmArea
 RANGE_NBYTES = 40
 """A range in a kernel: tree node (24), first slot and length (8), mm (8)."""
 
+BLOCK_NBYTES = 12
+"""A chain block: a link and two slots. Small, since a remap in progress maps many a page twice."""
+
 _NR_SLOTS = 1 << 31
 
 
@@ -43,7 +46,7 @@ class SlotChain(PresentPtes):
 
     def __init__(self, k: Kernel) -> None:
         super().__init__(k)
-        self._chains = ChainedPages(4)
+        self._chains = ChainedPages(4, BLOCK_NBYTES)
         self._ranges: SortedDict = SortedDict()
 
     def _set_bytes(self) -> None:
