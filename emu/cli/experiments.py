@@ -23,7 +23,6 @@ from emu.report.page import render_page
 from emu.report.pictures import save_pictures
 from emu.report.table import compare_table, verdicts
 
-
 DEFAULT_RMAPS = ("none", "scan", "dirty_index")
 """The proof, the answer that was on the table in 2007, and fremap's own; --rmap all runs every strategy."""
 

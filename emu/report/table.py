@@ -36,9 +36,11 @@ def format_number(value: float | None) -> str:
 
 
 def format_share(value: float | None) -> str:
-    """Write a share in percent."""
+    """Write a share in percent, or as a multiple from ten times on."""
     if value is None:
         return ABSENT
+    if value >= 10:
+        return f"{value:.3g} x"
     return f"{100 * value:.3g} %"
 
 
