@@ -161,12 +161,12 @@ class CachedFile:
     def read(self, offset: int, out: memoryview) -> int:
         """Read what was written, whether it is in the store yet or not."""
         if not self.pages.chunks:
-            return self.cache.io.pread_into(self.fd, out, offset) if offset < self.nbytes else 0
+            return self.cache.io.pread_into(self.node, self.fd, out, offset) if offset < self.nbytes else 0
         with self.lock:
             nbytes = min(len(out), max(self.nbytes - offset, 0))
             out = out[:nbytes]
             if nbytes and not self.pages.covers(offset, nbytes):
-                done = self.cache.io.pread_into(self.fd, out, offset)
+                done = self.cache.io.pread_into(self.node, self.fd, out, offset)
                 out[done:] = bytes(nbytes - done)
             if nbytes:
                 self.pages.overlay(offset, out)
@@ -202,7 +202,7 @@ class CachedFile:
             self.node.mtime_ns = self.node.ctime_ns
 
     def _fill(self, offset: int, page: memoryview) -> None:
-        done = self.cache.io.pread_into(self.fd, page, offset) if offset < self.nbytes else 0
+        done = self.cache.io.pread_into(self.node, self.fd, page, offset) if offset < self.nbytes else 0
         if done < PAGE_SIZE:
             page[done:] = bytes(PAGE_SIZE - done)
 
@@ -210,7 +210,7 @@ class CachedFile:
         end = offset + len(data)
         with self.lock:
             self._wait_stable(offset, end)
-            self.cache.io.pwrite_all(self.fd, [data], offset)
+            self.cache.io.pwrite_all(self.node, self.fd, [data], offset)
             self.pages.patch(offset, data)
             self.nbytes = max(self.nbytes, end)
             self.touch()
@@ -230,7 +230,7 @@ class CachedFile:
                 if dropped and self.caps.account_dirty:
                     self.cache.account_cleaned(dropped)
             if self.caps.writeback:
-                self.cache.io.truncate(self.fd, nbytes)
+                self.cache.io.truncate(self.node, self.fd, nbytes)
             self.nbytes = nbytes
             self.touch()
 
@@ -246,7 +246,7 @@ class CachedFile:
         """Write back what is cached, then let the store's filesystem do it."""
         self.write_back_all()
         with self.io_lock, self.lock:
-            self.cache.io.fallocate(self.fd, mode, offset, nbytes)
+            self.cache.io.fallocate(self.node, self.fd, mode, offset, nbytes)
             self.nbytes = max(self.nbytes, os.fstat(self.fd).st_size)
             self.touch()
 
@@ -282,7 +282,7 @@ class CachedFile:
             return
         self.write_back_all()
         try:
-            self.cache.io.fsync(self.fd, datasync=datasync)
+            self.cache.io.fsync(self.node, self.fd, datasync=datasync)
         except OSError as error:
             self.record_error(error)
             raise
@@ -328,9 +328,9 @@ class CachedFile:
         failure: OSError | None = None
         try:
             for offset, buffers in submissions:
-                self.cache.io.pwrite_all(self.fd, buffers, offset)
+                self.cache.io.pwrite_all(self.node, self.fd, buffers, offset)
                 if pace:
-                    self.cache.io.sync_range(self.fd, offset, sum(map(len, buffers)))
+                    self.cache.io.sync_range(self.node, self.fd, offset, sum(map(len, buffers)))
         except OSError as error:
             failure = error
         self._end_batch(runs, nr_pages, failure)

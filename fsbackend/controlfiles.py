@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from fsbackend.bdi import BackingDevInfo
     from fsbackend.cache import Cache
     from fsbackend.flusher import Flusher
+    from fsbackend.inject import Injector
     from fsbackend.options import MountOptions
+    from fsbackend.powercut import PowerCutter
 
 
 class Served(Protocol):
@@ -24,6 +26,8 @@ class Served(Protocol):
     cache: "Cache"
     fs: FileSystem
     flusher: "Flusher"
+    injector: "Injector"
+    cutter: "PowerCutter | None"
 
 
 def _number(text: str, name: str) -> int:
@@ -114,6 +118,10 @@ def add_control_files(served: Served) -> None:
     tree.add("caps", lambda: f"{served.fs.caps}\n")
     tree.add("overrides", lambda: "".join(f"{item}\n" for item in served.fs.overrides), set_overrides)
     tree.add("sync", lambda: "", sync)
+    tree.add("inject", served.injector.show, served.injector.take)
+    if served.cutter is not None:
+        tree.add("power_cut", lambda: f"{served.cutter.nr_cuts}\n" if served.cutter else "", served.cutter.cut)
+        tree.add("unsynced", served.cutter.unsynced)
     tree.add("options", lambda: served.options.to_json() + "\n")
     tree.add_directory("files", lambda name: file_caps(served, name))
     _add_params(served)

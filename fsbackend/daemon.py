@@ -19,14 +19,17 @@ import time
 from fsbackend import state
 from fsbackend.bdi import BackingDevInfo, parse_caps
 from fsbackend.cache import Cache
-from fsbackend.control import ControlTree
+from fsbackend.control import ControlNode, ControlTree
 from fsbackend.controlfiles import add_control_files
 from fsbackend.dirstore import DirStore
+from fsbackend.durability import DurabilityJournal
 from fsbackend.filesystem import FileSystem
 from fsbackend.flusher import Flusher
+from fsbackend.inject import FaultyIo, Injector
+from fsbackend.node import Node
 from fsbackend.options import MountOptions
+from fsbackend.powercut import Gate, PowerCutter
 from fsbackend.ramstore import RamStore
-from fsbackend.storeio import StoreIo
 
 log = logging.getLogger("fremap")
 
@@ -51,16 +54,38 @@ class Daemon:
         if options.max_ratio is not None:
             self.bdi.set_max_ratio(options.max_ratio)
         self.bdi.set_min_ratio(options.min_ratio)
-        self.io = StoreIo()
+        self.injector = Injector(options.seed)
+        self.injector.set_rules(options.inject)
+        journal = DurabilityJournal() if options.power_cut else None
+        self.io = FaultyIo(self.injector, journal)
         self.cache = Cache(self.bdi, self.io)
         self.store = RamStore(self.io) if options.is_ram else DirStore(options.store)
         self.fs = FileSystem(self.store, self.cache, caps, options.overrides)
         if isinstance(self.store, DirStore):
             self.cache.free_nbytes = self._free_nbytes
         self.flusher = Flusher(self.cache, after_pass=self.fs.reap)
-        self.operations = Operations(self.fs, options.timeout_s)
+        self.operations = Operations(self.fs, self.injector, options.timeout_s)
+        self.cutter: PowerCutter | None = None
+        if journal is not None:
+            self._enable_power_cut(journal)
         self.fs.control = ControlTree()
         add_control_files(self)
+
+    def _enable_power_cut(self, journal: DurabilityJournal) -> None:
+        if not isinstance(self.store, DirStore):
+            raise OSError(errno.EINVAL, "ramfs loses everything in a power cut: power_cut needs a disk")
+        gate = Gate()
+        self.cutter = PowerCutter(self.fs, self.io, journal, gate)
+        self.cutter.invalidate = self._invalidate
+        self.injector.cut = self.cutter.trigger
+        self.flusher.gate = gate.inside
+        self.operations.gate = gate.inside
+        self.operations.cutter = self.cutter
+
+    def _invalidate(self, nodes: list[Node]) -> None:
+        for node in nodes:
+            if node.nlookup > 0 and node.is_file and not isinstance(node, ControlNode):
+                self.session.inval_inode(node.id)
 
     def _free_nbytes(self) -> int:
         figures = self.fs.statfs()

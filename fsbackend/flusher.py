@@ -9,6 +9,7 @@ Source of the order: Linux v4.9 fs/fs-writeback.c: wb_writeback(), writeback_sb_
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import psutil
 
@@ -32,6 +33,7 @@ class Flusher:
         self.share_with: Callable[[], tuple[int, float]] = lambda: (0, 1.0)
         self._failed_until_s = 0.0
         self.nr_passes = 0
+        self.gate: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def start(self) -> None:
         """Start the thread."""
@@ -96,7 +98,8 @@ class Flusher:
                 if self._stop.is_set() or not needed():
                     return
                 try:
-                    nr_written += file.write_back_some(pace=True)
+                    with self.gate():
+                        nr_written += file.write_back_some(pace=True)
                 except OSError:
                     # Recorded for the file's descriptors; the pages wait for the next period.
                     self._failed_until_s = self.cache.clock() + max(self.cache.bdi.params.periodic_s, 0.1)

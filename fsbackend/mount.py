@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import json
 import os
 import select
 import shutil
@@ -19,7 +20,9 @@ from typing import Any
 from fsbackend import state
 from fsbackend.bdi import parse_caps
 from fsbackend.control import CONTROL_NAME
+from fsbackend.durability import Choice
 from fsbackend.filesystem import Override
+from fsbackend.inject import parse_rule
 from fsbackend.options import MountOptions
 from fsbackend.state import FoundMount, find_mounts
 from fsbackend.throttle import DirtyParams
@@ -260,17 +263,52 @@ def control_path(mountpoint: str | os.PathLike[str], name: str) -> Path:
     return Path(mountpoint) / os.fsdecode(CONTROL_NAME) / name
 
 
+def write_control(mountpoint: str | os.PathLike[str], name: str, text: str) -> None:
+    """Write a control file, in one piece; never makes one."""
+    fd = os.open(control_path(mountpoint, name), os.O_WRONLY)
+    try:
+        os.write(fd, os.fsencode(text))
+    finally:
+        os.close(fd)
+
+
 def sync(mountpoint: str | os.PathLike[str]) -> str:
     """Write back and make durable all of a mount; return "" or what could not be written."""
     if not control_path(mountpoint, "stats").exists():
         raise MountError(f"{mountpoint} is no mount of fremap; `fremap status` lists them")
     try:
-        control_path(mountpoint, "sync").write_text("1")
+        write_control(mountpoint, "sync", "1")
     except OSError as error:
         with contextlib.suppress(OSError):
             return control_path(mountpoint, "last_error").read_text().strip() or str(error)
         return str(error)
     return ""
+
+
+def inject(mountpoint: str | os.PathLike[str], rules: Iterable[str]) -> None:
+    """Add rules of faults to a mount; ValueError with one line for a rule that makes no sense."""
+    for rule in rules:
+        if rule.strip() != "clear":
+            parse_rule(rule)
+    write_control(mountpoint, "inject", "\n".join(rules))
+
+
+def power_cut(mountpoint: str | os.PathLike[str], survive: str = "none") -> None:
+    """Cut the power of a mount: ``none``, ``all`` or a seeded choice of the unsynced writes survives."""
+    Choice(survive)
+    try:
+        write_control(mountpoint, "power_cut", survive)
+    except FileNotFoundError as error:
+        raise MountError(f"{mountpoint} keeps no pre-images: mount it with --power-cut") from error
+
+
+def unsynced(mountpoint: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return each file of a mount that a power cut would change now."""
+    try:
+        rows: list[dict[str, Any]] = json.loads(control_path(mountpoint, "unsynced").read_text())
+    except FileNotFoundError as error:
+        raise MountError(f"{mountpoint} keeps no pre-images: mount it with --power-cut") from error
+    return rows
 
 
 def read_stats(mountpoint: str | os.PathLike[str]) -> dict[str, int]:
@@ -319,11 +357,23 @@ class TemporaryMount:
 
     def set_control(self, name: str, text: str) -> None:
         """Write a control file."""
-        control_path(self.path, name).write_text(text)
+        write_control(self.path, name, text)
 
     def stats(self) -> dict[str, int]:
         """Return the figures of ``.bdi/stats``."""
         return read_stats(self.path)
+
+    def inject(self, *rules: str) -> None:
+        """Add rules of faults; ``clear`` removes all. ValueError with one line for a rule that makes no sense."""
+        inject(self.path, rules)
+
+    def power_cut(self, survive: str = "none") -> None:
+        """Cut the power: only what was durable is left, and of the rest what `survive` says."""
+        power_cut(self.path, survive)
+
+    def unsynced(self) -> list[dict[str, Any]]:
+        """Return each file that a power cut would change now."""
+        return unsynced(self.path)
 
     def close(self) -> None:
         """Unmount whatever is mounted, and remove everything."""

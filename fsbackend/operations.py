@@ -8,16 +8,20 @@ EIO, SystemExit too.
 import ctypes
 import errno
 import logging
+import os
 import struct
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fsbackend import lowlevel as ll
 from fsbackend.control import ControlNode
+from fsbackend.inject import CALL_OPS, Injector
 from fsbackend.node import Attr, Cred, Node, SetAttr
 
 if TYPE_CHECKING:
     from fsbackend.filesystem import FileSystem
+    from fsbackend.powercut import PowerCutter
     from fsbackend.session import Session
 
 log = logging.getLogger("fremap")
@@ -49,20 +53,27 @@ def fill_stat(st: Any, attr: Attr) -> None:
 class Operations:
     """The handlers, one for each request of the kernel."""
 
-    def __init__(self, fs: "FileSystem", timeout_s: float = 1.0) -> None:
+    def __init__(self, fs: "FileSystem", injector: Injector, timeout_s: float = 1.0) -> None:
         self.fs = fs
+        self.injector = injector
+        self.gate: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.cutter: PowerCutter | None = None
         self.timeout_s = timeout_s
         self.session: Session
-        self.before: Callable[[str, Node | None], None] | None = None
 
     def guarded(self, name: str, method: Callable[..., None]) -> Callable[..., None]:
         """Wrap a handler so that whatever it raises becomes one reply."""
         if name in {"init", "destroy"}:
             return method
+        faulty = name in CALL_OPS
+        injector = self.injector
 
         def call(req: int, *args: Any) -> None:
             try:
-                method(req, *args)
+                with self.gate():
+                    if faulty and injector.has_calls:
+                        injector.fire(name, self._path(args), _request_nbytes(name, args))
+                    method(req, *args)
             except OSError as error:
                 ll.reply_err(req, error.errno if error.errno and error.errno > 0 else errno.EIO)
             except BaseException:
@@ -70,6 +81,14 @@ class Operations:
                 ll.reply_err(req, errno.EIO)
 
         return call
+
+    def _path(self, args: tuple[Any, ...]) -> str:
+        """Return the path that an operation is about, for rules: its inode's, or its directory's and the name."""
+        number = next((arg for arg in args if isinstance(arg, int)), 0)
+        name = next((arg for arg in args if isinstance(arg, bytes)), b"")
+        node = self.fs.nodes.get(number)
+        path = node.path() if node is not None else b""
+        return os.fsdecode(path + b"/" + name if path and name else path or name)
 
     def on_init(self, _userdata: int, conn: Any) -> None:
         """Ask for what we need of what the kernel offers."""
@@ -242,6 +261,9 @@ class Operations:
 
     def on_write(self, req: int, _node_id: int, buf: int, nbytes: int, offset: int, fi: Any) -> None:
         """Write, straight from the request's memory; the reply waits while the writer is throttled."""
+        if self.cutter is not None and self.cutter.discarding and fi.contents.writepage:
+            ll.reply_write(req, nbytes)  # it was in the kernel's RAM only when the power went
+            return
         request = self.session.worker.request
         start = buf - request.address
         nr_dirtied = self.fs.write(fi.contents.fh, offset, request.view[start : start + nbytes])
@@ -332,6 +354,12 @@ _STATFS_FIELDS = (
     "f_flag",
     "f_namemax",
 )
+
+
+def _request_nbytes(name: str, args: tuple[Any, ...]) -> int:
+    if name == "read":
+        return int(args[1])
+    return int(args[2]) if name == "write" else 0
 
 
 def _ns(timespec: Any) -> int:

@@ -9,6 +9,8 @@ import errno
 import os
 from collections.abc import Sequence
 
+from fsbackend.node import Node
+
 _libc = ctypes.CDLL(ctypes.util.find_library("c") or None, use_errno=True)
 _sync_file_range = _libc.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
@@ -29,9 +31,14 @@ def fallocate(fd: int, mode: int, offset: int, nbytes: int) -> None:
 
 
 class StoreIo:
-    """Plain I/O on a store's files; each method raises OSError as the system call does."""
+    """Plain I/O on a store's files; each method raises OSError as the system call does.
 
-    def pread_into(self, fd: int, out: memoryview, offset: int) -> int:
+    `node` is the file's inode: of no use here, but faults go by its path and pre-images by itself.
+    """
+
+    # ruff: noqa: ARG002
+
+    def pread_into(self, node: Node, fd: int, out: memoryview, offset: int) -> int:
         """Read into `out`; return the bytes read, short only at the end of the file."""
         done = os.preadv(fd, [out], offset)
         while 0 < done < len(out):
@@ -41,7 +48,7 @@ class StoreIo:
             done += more
         return done
 
-    def pwrite_all(self, fd: int, buffers: Sequence[memoryview], offset: int) -> None:
+    def pwrite_all(self, node: Node, fd: int, buffers: Sequence[memoryview], offset: int) -> None:
         """Write all the buffers one after the other."""
         pending = list(buffers)
         while pending:
@@ -55,24 +62,24 @@ class StoreIo:
             if done:
                 pending[0] = pending[0][done:]
 
-    def sync_range(self, fd: int, offset: int, nbytes: int) -> None:
+    def sync_range(self, node: Node, fd: int, offset: int, nbytes: int) -> None:
         """Put the range on the disk without a barrier: what paces the flusher at the disk's speed."""
         if _sync_file_range(fd, offset, nbytes, SYNC_FILE_RANGE_ALL):
             number = ctypes.get_errno()
             if number not in {errno.ENOSYS, errno.ESPIPE, errno.EINVAL}:
                 raise OSError(number, os.strerror(number))
 
-    def fsync(self, fd: int, *, datasync: bool) -> None:
+    def fsync(self, node: Node, fd: int, *, datasync: bool) -> None:
         """Make the file durable."""
         if datasync:
             os.fdatasync(fd)
         else:
             os.fsync(fd)
 
-    def truncate(self, fd: int, nbytes: int) -> None:
+    def truncate(self, node: Node, fd: int, nbytes: int) -> None:
         """Set the file's size."""
         os.ftruncate(fd, nbytes)
 
-    def fallocate(self, fd: int, mode: int, offset: int, nbytes: int) -> None:
+    def fallocate(self, node: Node, fd: int, mode: int, offset: int, nbytes: int) -> None:
         """Allocate or punch."""
         fallocate(fd, mode, offset, nbytes)

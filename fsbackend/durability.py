@@ -1,0 +1,128 @@
+"""What of a store is not durable yet: pre-images since each file's last barrier, so that a power cut can undo.
+
+The flusher writes unsynced bytes into the store's files. Before it does, the bytes that they replace are kept
+here, page by page, until a successful fsync of the file. A cut puts back what the user chose not to survive.
+Memory: at most one page of pre-image for each page written since the file's last fsync.
+"""
+
+import os
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fsbackend.node import Node
+from fsbackend.pages import PAGE_SHIFT, PAGE_SIZE
+
+
+@dataclass(slots=True)
+class FileJournal:
+    """One file's durable size, the lowest it was truncated to since, and the durable bytes of pages replaced."""
+
+    durable_nbytes: int
+    lowest_nbytes: int
+    pages: dict[int, bytes] = field(default_factory=dict)
+
+
+class Choice:
+    """Which unsynced writes survive: none, all, or a seeded half, page by page."""
+
+    def __init__(self, survive: str) -> None:
+        """Read ``none``, ``all`` or a number; ValueError with one line."""
+        self.word = survive.strip() or "none"
+        self._chance: random.Random | None = None
+        if self.word not in {"none", "all"}:
+            try:
+                self._chance = random.Random(int(self.word))  # noqa: S311 - a cut must repeat, not be secret
+            except ValueError:
+                raise ValueError(f"survive takes none, all or a seed, not {survive!r}") from None
+
+    def lives(self) -> bool:
+        """Draw for one unsynced write."""
+        if self._chance is None:
+            return self.word == "all"
+        return self._chance.random() < 0.5
+
+    def prefix(self, count: int) -> int:
+        """Draw how many of `count` ordered things survive."""
+        if self._chance is None:
+            return count if self.word == "all" else 0
+        return self._chance.randint(0, count)
+
+
+class DurabilityJournal:
+    """The files with bytes in the store that no fsync has confirmed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.files: dict[Node, FileJournal] = {}
+
+    def _file(self, node: Node, fd: int) -> FileJournal:
+        journal = self.files.get(node)
+        if journal is None:
+            nbytes = os.fstat(fd).st_size
+            journal = self.files[node] = FileJournal(nbytes, nbytes)
+        return journal
+
+    def before_write(self, node: Node, fd: int, offset: int, nbytes: int) -> None:
+        """Keep what a write is about to replace."""
+        with self._lock:
+            journal = self._file(node, fd)
+            self._keep(journal, fd, offset, min(offset + nbytes, journal.durable_nbytes))
+
+    def before_truncate(self, node: Node, fd: int, nbytes: int) -> None:
+        """Keep what a truncation is about to cut off."""
+        with self._lock:
+            journal = self._file(node, fd)
+            self._keep(journal, fd, nbytes, journal.durable_nbytes)
+            journal.lowest_nbytes = min(journal.lowest_nbytes, nbytes)
+
+    @staticmethod
+    def _keep(journal: FileJournal, fd: int, start: int, end: int) -> None:
+        for pgoff in range(start >> PAGE_SHIFT, end + PAGE_SIZE - 1 >> PAGE_SHIFT):
+            if pgoff not in journal.pages:
+                journal.pages[pgoff] = os.pread(fd, PAGE_SIZE, pgoff << PAGE_SHIFT)
+
+    def commit(self, node: Node) -> None:
+        """Note that a barrier of the file has completed: all of it is durable."""
+        with self._lock:
+            self.files.pop(node, None)
+
+    def clear(self) -> None:
+        """Note that a barrier of everything has completed."""
+        with self._lock:
+            self.files.clear()
+
+    def cut(self, node: Node, fd: int, choice: Choice) -> None:
+        """Put a file in the store back to what a cut leaves of it; the caller has dropped its cached pages.
+
+        A truncation since the barrier survives as a whole or not at all; if it does not, nor does what was
+        written into the part that it had cut off. What was appended and does not survive is zeros, or is cut
+        off if the new size does not survive either.
+        """
+        journal = self.files.pop(node, None)
+        if journal is None:
+            return
+        if choice.word != "all":
+            nbytes = os.fstat(fd).st_size
+            lowest = min(journal.lowest_nbytes, journal.durable_nbytes)
+            if lowest < journal.durable_nbytes and not choice.lives():
+                self._restore(fd, journal, lambda start: start + PAGE_SIZE > lowest or not choice.lives())
+                os.ftruncate(fd, journal.durable_nbytes)
+            else:
+                self._restore(fd, journal, lambda start: start + PAGE_SIZE <= lowest and not choice.lives())
+                first = lowest + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
+                for start in range(first, nbytes, PAGE_SIZE):
+                    if not choice.lives():
+                        os.pwrite(fd, bytes(min(PAGE_SIZE, nbytes - start)), start)
+                if not choice.lives():
+                    self._restore(fd, journal, lambda start: start <= lowest < start + PAGE_SIZE)
+                    os.ftruncate(fd, lowest)
+        os.fsync(fd)
+
+    @staticmethod
+    def _restore(fd: int, journal: FileJournal, wanted: Callable[[int], bool]) -> None:
+        for pgoff, old in sorted(journal.pages.items()):
+            start = pgoff << PAGE_SHIFT
+            if wanted(start):
+                os.pwrite(fd, old[: max(journal.durable_nbytes - start, 0)], start)

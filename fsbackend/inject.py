@@ -1,0 +1,266 @@
+"""Seeded faults: rules that make an operation fail, wait, crawl, tear, lie, or cut the power.
+
+A rule is one line of words::
+
+    OP[,OP...] [path=GLOB] [nth=N | every=N | p=P] [times=K] ACTION
+
+OP is a call of a program (``open create read write fsync unlink rename mkdir rmdir setattr lookup ...``), or
+what the mount does to its store (``store.read store.write store.fsync store.truncate``), or ``*``. ACTION is
+one of ``error=EIO`` (any errno's name), ``delay=SECONDS``, ``bandwidth=BYTES`` (a second; K, M, G),
+``torn`` (a part of a store.write gets through, then EIO), ``lie`` (store.fsync says done and does nothing),
+``cut=none|all|SEED`` (power cut, just before). nth and every count the operations that match; p is drawn from
+the mount's seed. A rule with nth fires once; others as often as `times` allows.
+"""
+
+import errno
+import fnmatch
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from fsbackend.durability import DurabilityJournal
+from fsbackend.node import Node
+from fsbackend.storeio import StoreIo
+
+_SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+STORE_OPS = frozenset({"store.read", "store.write", "store.fsync", "store.truncate"})
+CALL_OPS = frozenset(
+    {
+        "lookup",
+        "getattr",
+        "setattr",
+        "readlink",
+        "mknod",
+        "mkdir",
+        "unlink",
+        "rmdir",
+        "symlink",
+        "rename",
+        "link",
+        "open",
+        "create",
+        "read",
+        "write",
+        "flush",
+        "fsync",
+        "opendir",
+        "readdir",
+        "fsyncdir",
+        "statfs",
+        "fallocate",
+    }
+)
+
+
+def _bad(line: str, why: str) -> ValueError:
+    return ValueError(f"rule {line!r}: {why}")
+
+
+@dataclass(slots=True)
+class Rule:
+    """One rule and how often it matched and fired."""
+
+    line: str
+    ops: frozenset[str]
+    action: str
+    value: str
+    glob: str = "*"
+    nth: int = 0
+    every: int = 0
+    probability: float = 1.0
+    times: int = 0
+    nr_matched: int = 0
+    nr_fired: int = 0
+    number: float = field(default=0.0)
+
+    def due(self, chance: random.Random) -> bool:
+        """Count a match and return whether the rule fires now."""
+        self.nr_matched += 1
+        if self.times and self.nr_fired >= self.times:
+            return False
+        if self.nth:
+            fires = self.nr_matched == self.nth
+        elif self.every:
+            fires = self.nr_matched % self.every == 0
+        else:
+            fires = self.probability >= 1.0 or chance.random() < self.probability
+        self.nr_fired += fires
+        return fires
+
+
+def parse_rule(line: str) -> Rule:
+    """Read a rule; ValueError with one line that says what is wrong."""
+    words = line.split()
+    if not words:
+        raise _bad(line, "it is empty; write OP ... ACTION, such as 'store.write nth=3 error=EIO'")
+    ops = frozenset(words[0].split(","))
+    unknown = ops - STORE_OPS - CALL_OPS - {"*"}
+    if unknown:
+        raise _bad(
+            line, f"no operation {', '.join(sorted(unknown))}; there are {', '.join(sorted(STORE_OPS | CALL_OPS))}"
+        )
+    rule = Rule(line, ops, "", "")
+    try:
+        for word in words[1:]:
+            _parse_word(rule, *word.partition("=")[::2])
+    except (ValueError, KeyError, AttributeError) as error:
+        raise _bad(line, f"cannot read {word!r} ({error})") from error
+    if not rule.action:
+        raise _bad(line, "it has no action: error=, delay=, bandwidth=, torn, lie or cut=")
+    return rule
+
+
+def _parse_word(rule: Rule, name: str, value: str) -> None:
+    if name == "path":
+        rule.glob = value
+    elif name in {"nth", "every", "times"}:
+        number = int(value)
+        if number < 1:
+            raise ValueError("it counts from 1")
+        setattr(rule, name, number)
+    elif name == "p":
+        rule.probability = float(value)
+    elif name == "error":
+        rule.action, rule.number = name, getattr(errno, value)
+    elif name == "delay":
+        rule.action, rule.number = name, float(value)
+    elif name == "bandwidth":
+        unit = _SUFFIXES.get(value[-1:].upper(), 1)
+        rule.action, rule.number = name, float(value[:-1] if unit > 1 else value) * unit
+    elif name in {"torn", "lie"}:
+        rule.action = name
+    elif name == "cut":
+        rule.action, rule.value = name, value or "none"
+    else:
+        raise ValueError("no such word")
+
+
+class Injector:
+    """The rules of a mount, and their one source of chance."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._chance = random.Random(seed)  # noqa: S311 - faults must repeat, not be secret
+        self._lock = threading.Lock()
+        self.rules: list[Rule] = []
+        self.has_calls = False
+        self.has_store = False
+        self.cut: Callable[[str], None] = lambda _survive: None
+
+    def set_rules(self, lines: Sequence[str]) -> None:
+        """Replace all rules; a line beginning with + in `add_text` adds instead."""
+        self._use([parse_rule(line) for line in lines])
+
+    def take(self, text: str) -> None:
+        """Take rules as the control file is written: lines are added; ``clear`` removes all."""
+        with self._lock:
+            rules = list(self.rules)
+        for line in text.splitlines():
+            if line.strip() == "clear":
+                rules = []
+            elif line.strip():
+                rules.append(parse_rule(line.strip()))
+        self._use(rules)
+
+    def _use(self, rules: list[Rule]) -> None:
+        with self._lock:
+            self.rules = rules
+            self.has_calls = any(rule.ops & CALL_OPS or "*" in rule.ops for rule in rules)
+            self.has_store = any(rule.ops & STORE_OPS or "*" in rule.ops for rule in rules)
+
+    def show(self) -> str:
+        """Return the rules with how often each matched and fired."""
+        return "".join(f"{rule.line}  # matched {rule.nr_matched}, fired {rule.nr_fired}\n" for rule in self.rules)
+
+    def fire(self, op: str, path: str, nbytes: int = 0) -> Rule | None:
+        """Do what the first rule that fires says; return it if the caller has to do the rest (torn, lie)."""
+        with self._lock:
+            fired = next(
+                (
+                    rule
+                    for rule in self.rules
+                    if (op in rule.ops or "*" in rule.ops) and self._matches(rule, path) and rule.due(self._chance)
+                ),
+                None,
+            )
+        if fired is None:
+            return None
+        if fired.action == "error":
+            number = int(fired.number)
+            raise OSError(number, os.strerror(number))
+        if fired.action == "delay":
+            time.sleep(fired.number)
+        elif fired.action == "bandwidth":
+            time.sleep(nbytes / fired.number)
+        elif fired.action == "cut":
+            self.cut(fired.value)
+            raise OSError(errno.EIO, "the power was cut")
+        return fired
+
+    @staticmethod
+    def _matches(rule: Rule, path: str) -> bool:
+        glob = rule.glob
+        return glob == "*" or fnmatch.fnmatchcase(path, glob) or fnmatch.fnmatchcase(path.rpartition("/")[2], glob)
+
+    def part(self, nbytes: int) -> int:
+        """Draw how much of a torn write gets through."""
+        with self._lock:
+            return self._chance.randrange(nbytes) if nbytes else 0
+
+
+class FaultyIo(StoreIo):
+    """Store I/O with faults, and with a journal of what is not durable yet if the mount can be power-cut."""
+
+    def __init__(self, injector: Injector, journal: DurabilityJournal | None) -> None:
+        self.injector = injector
+        self.journal = journal
+        self.dead = False
+
+    def _fire(self, op: str, node: Node, nbytes: int = 0) -> Rule | None:
+        if self.dead:
+            raise OSError(errno.EIO, "the power was cut")
+        if not self.injector.has_store:
+            return None
+        return self.injector.fire(op, os.fsdecode(node.path()), nbytes)
+
+    def pread_into(self, node: Node, fd: int, out: memoryview, offset: int) -> int:
+        """Read."""
+        self._fire("store.read", node, len(out))
+        return super().pread_into(node, fd, out, offset)
+
+    def pwrite_all(self, node: Node, fd: int, buffers: Sequence[memoryview], offset: int) -> None:
+        """Write, all or, torn, a part."""
+        nbytes = sum(map(len, buffers))
+        fired = self._fire("store.write", node, nbytes)
+        if self.journal is not None:
+            self.journal.before_write(node, fd, offset, nbytes)
+        if fired is not None and fired.action == "torn":
+            whole = memoryview(b"".join(buffers))
+            super().pwrite_all(node, fd, [whole[: self.injector.part(nbytes)]], offset)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().pwrite_all(node, fd, buffers, offset)
+
+    def fsync(self, node: Node, fd: int, *, datasync: bool) -> None:
+        """Make durable, or say so."""
+        fired = self._fire("store.fsync", node)
+        if fired is not None and fired.action == "lie":
+            return
+        super().fsync(node, fd, datasync=datasync)
+        if self.journal is not None:
+            self.journal.commit(node)
+
+    def truncate(self, node: Node, fd: int, nbytes: int) -> None:
+        """Set the size."""
+        self._fire("store.truncate", node)
+        if self.journal is not None:
+            self.journal.before_truncate(node, fd, nbytes)
+        super().truncate(node, fd, nbytes)
+
+    def fallocate(self, node: Node, fd: int, mode: int, offset: int, nbytes: int) -> None:
+        """Allocate or punch."""
+        self._fire("store.truncate", node)
+        if self.journal is not None:
+            self.journal.before_write(node, fd, offset, nbytes)
+        super().fallocate(node, fd, mode, offset, nbytes)

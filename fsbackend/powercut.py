@@ -1,0 +1,162 @@
+"""The power cut: as of one instant, only what was durable exists, and the mount serves on.
+
+A `Gate` stops every operation and the flusher. Then what the cache holds is dropped (or, by the user's choice,
+survives), the store's files are put back to their durable bytes, and the kernel is made to forget its own
+cached pages; what it writes back of them meanwhile was in RAM when the power went, and is discarded.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from fsbackend.cache import CachedFile
+from fsbackend.dirstore import DirStore
+from fsbackend.durability import Choice, DurabilityJournal
+from fsbackend.inject import FaultyIo
+from fsbackend.pages import CHUNK_SHIFT, PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from fsbackend.filesystem import FileSystem
+    from fsbackend.node import Node
+
+log = logging.getLogger("fremap")
+
+
+class Gate:
+    """Operations pass while it is open; whoever shuts it is alone inside."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._nr_inside = 0
+        self._shut = False
+        self._mine = threading.local()
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Be inside; waits while the gate is shut."""
+        with self._changed:
+            while self._shut:
+                self._changed.wait()
+            self._nr_inside += 1
+        self._mine.inside = True
+        try:
+            yield
+        finally:
+            self._mine.inside = False
+            with self._changed:
+                self._nr_inside -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def shut(self) -> Iterator[None]:
+        """Shut the gate and wait until nobody else is inside."""
+        own = 1 if getattr(self._mine, "inside", False) else 0
+        with self._changed:
+            if self._shut:
+                raise OSError(errno.EBUSY, "the power is being cut already")
+            self._shut = True
+            while self._nr_inside > own:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._shut = False
+                self._changed.notify_all()
+
+
+class PowerCutter:
+    """Cuts the power of a mount, and knows what a cut would lose."""
+
+    def __init__(self, fs: "FileSystem", io: FaultyIo, journal: DurabilityJournal, gate: Gate) -> None:
+        self.fs = fs
+        self.io = io
+        self.journal = journal
+        self.gate = gate
+        self.discarding = False
+        self.nr_cuts = 0
+        self.default_survive = "none"
+        self.invalidate: Callable[[list[Node]], None] = lambda _nodes: None
+
+    def cut(self, survive: str = "none") -> None:
+        """Cut the power; ValueError for a word that is no choice."""
+        choice = Choice(survive)
+        with self.gate.shut():
+            self.io.dead = False
+            nodes = self._cut(choice)
+            self.discarding = True
+        try:
+            self.invalidate(nodes)
+        finally:
+            self.discarding = False
+        self.nr_cuts += 1
+        log.info("power cut number %d, surviving: %s", self.nr_cuts, choice.word)
+
+    def trigger(self, survive: str) -> None:
+        """Cut from within any operation: nothing reaches the store from here on; a thread does the rest."""
+        self.io.dead = True
+
+        def run() -> None:
+            try:
+                self.cut(survive)
+            except Exception:
+                log.exception("bug: the power cut failed")
+
+        threading.Thread(target=run, name="power-cut", daemon=True).start()
+
+    def _cut(self, choice: Choice) -> "list[Node]":
+        for file in self.fs.cache.oldest():
+            self._drop_cached(file, choice)
+        assert isinstance(self.fs.store, DirStore)
+        for node in list(self.journal.files):
+            fd, opened = getattr(node.data, "fd", -1), -1
+            try:
+                if fd < 0:
+                    fd = opened = self.fs.store.open_data(node)
+                self.journal.cut(node, fd, choice)
+            except FileNotFoundError:
+                self.journal.commit(node)  # it has no name and no opener: nothing of it is left to undo
+            finally:
+                if opened >= 0:
+                    os.close(opened)
+            if isinstance(node.data, CachedFile):
+                node.data.nbytes = os.fstat(node.data.fd).st_size
+        return list(self.fs.nodes.values())
+
+    def _drop_cached(self, file: CachedFile, choice: Choice) -> None:
+        """Drop a file's dirty pages; those that survive go to the store first."""
+        io = self.fs.cache.io
+        with file.io_lock, file.lock:
+            for index, first, count in list(file.pages.dirty_runs()):
+                for page in range(first, first + count):
+                    offset = (index << CHUNK_SHIFT) + (page << PAGE_SHIFT)
+                    if offset < file.nbytes and choice.lives():
+                        start = page << PAGE_SHIFT
+                        memory = file.pages.chunks[index].memory[start : start + PAGE_SIZE]
+                        with contextlib.suppress(OSError):  # the medium refused: so it did not survive
+                            io.pwrite_all(file.node, file.fd, [memory[: file.nbytes - offset]], offset)
+            if file.fd >= 0:
+                file.nbytes = os.fstat(file.fd).st_size
+        file.discard()
+
+    def unsynced(self) -> str:
+        """Return, as JSON, each file that a cut would change: its bytes in RAM only and in the store only."""
+        rows: dict[Node, dict[str, Any]] = {}
+
+        def row(node: "Node") -> dict[str, Any]:
+            path = node.path().decode("utf-8", "surrogateescape")
+            return rows.setdefault(
+                node, {"path": path, "dirty_pages": 0, "unconfirmed_pages": 0, "durable_bytes": None}
+            )
+
+        for file in self.fs.cache.oldest():
+            row(file.node)["dirty_pages"] = file.pages.nr_pages
+        for node, journal in list(self.journal.files.items()):
+            row(node)["unconfirmed_pages"] = len(journal.pages)
+            row(node)["durable_bytes"] = journal.durable_nbytes
+        return json.dumps(list(rows.values())) + "\n"

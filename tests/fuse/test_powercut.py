@@ -1,0 +1,227 @@
+"""Power cuts: what was acknowledged is there, what was not is as the user chose, and the mount serves on."""
+
+import mmap
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fsbackend.mount import MountError, TemporaryMount, power_cut
+from fsbackend.throttle import DirtyParams
+
+pytestmark = pytest.mark.fuse
+
+BUSY = DirtyParams(background_bytes=16 << 10, dirty_bytes=64 << 20, expire_s=0.02, periodic_s=0.01)
+LAZY = DirtyParams(expire_s=3600, periodic_s=3600)
+
+MakeMount = Callable[..., TemporaryMount]
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@pytest.mark.parametrize("params", [BUSY, LAZY], ids=["flushed", "cached"])
+def test_unsynced_bytes_are_undone(make_mount: MakeMount, params: DirtyParams) -> None:
+    mounted = make_mount("disk", params=params, power_cut=True)
+    path = mounted.path / "file"
+    write_synced(path, b"durable!" * 2048)
+    with path.open("r+b") as file:
+        file.write(b"UNSYNCED" * 4096)
+        file.flush()
+        if params is BUSY:
+            while mounted.stats()["nr_dirty"] or mounted.stats()["nr_writeback"]:
+                pass
+            assert (mounted.store / "file").read_bytes() == b"UNSYNCED" * 4096
+        assert [row["path"] for row in mounted.unsynced()] == ["file"]
+        mounted.power_cut()
+        assert path.read_bytes() == b"durable!" * 2048
+    assert (mounted.store / "file").read_bytes() == b"durable!" * 2048
+    assert mounted.unsynced() == []
+    write_synced(path, b"again")
+    assert path.read_bytes()[:5] == b"again"
+
+
+def test_survive_all_and_a_seed(make_mount: MakeMount) -> None:
+    mounted = make_mount("disk", params=LAZY, power_cut=True)
+    path = mounted.path / "file"
+    old, new = b"o" * 4096 * 64, b"n" * 4096 * 64
+    write_synced(path, old)
+    with path.open("r+b") as file:
+        file.write(new)
+    mounted.power_cut("all")
+    assert path.read_bytes() == new
+    write_synced(path, old)
+    with path.open("r+b") as file:
+        file.write(new)
+    mounted.power_cut("7")
+    pages = {bytes(path.read_bytes()[start : start + 4096]) for start in range(0, len(old), 4096)}
+    assert pages == {b"o" * 4096, b"n" * 4096}, "some survive, some do not, and no page is torn"
+
+
+def test_a_truncation_is_undone_as_a_whole(make_mount: MakeMount) -> None:
+    mounted = make_mount("disk", params=BUSY, power_cut=True)
+    path = mounted.path / "file"
+    for survive in ("none", "1", "2", "3", "4"):
+        write_synced(path, b"o" * 50_000)
+        path.write_bytes(b"n" * 30_000)
+        mounted.power_cut(survive)
+        data = path.read_bytes()
+        if survive == "none":
+            assert data == b"o" * 50_000
+        assert data == b"o" * 50_000 or b"o" not in data
+
+
+def test_bytes_stored_through_a_mapping_are_lost_too(make_mount: MakeMount) -> None:
+    mounted = make_mount("disk", params=LAZY, power_cut=True)
+    path = mounted.path / "file"
+    write_synced(path, b"a" * 8192)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 8192) as mapped:
+        mapped[:5] = b"never"
+        mounted.power_cut()
+        assert mapped[:5] == b"aaaaa"
+        mapped[:5] = b"after"
+        mapped.flush()
+    mounted.power_cut()
+    assert path.read_bytes()[:6] == b"aftera"
+
+
+def test_a_lying_fsync_loses_what_it_acknowledged(make_mount: MakeMount) -> None:
+    mounted = make_mount("disk", params=LAZY, power_cut=True)
+    path = mounted.path / "file"
+    write_synced(path, b"one")
+    mounted.inject("store.fsync path=file lie")
+    write_synced(path, b"two")
+    mounted.power_cut()
+    assert path.read_bytes() == b"one"
+
+
+def test_a_rule_cuts_at_the_nth_sync(make_mount: MakeMount) -> None:
+    mounted = make_mount("disk", params=LAZY, power_cut=True)
+    path = mounted.path / "file"
+    write_synced(path, b"first")
+    mounted.inject("store.fsync nth=2 cut=none")
+    write_synced(path, b"again")
+    with pytest.raises(OSError, match="Input/output error"):
+        write_synced(path, b"never")
+    while mounted.control("power_cut") != "1\n":
+        pass
+    assert path.read_bytes() == b"again"
+
+
+def test_a_mount_without_pre_images_says_so(make_mount: MakeMount) -> None:
+    mounted = make_mount("disk")
+    with pytest.raises(MountError, match="--power-cut"):
+        mounted.power_cut()
+    with pytest.raises(ValueError, match="none, all or a seed"):
+        power_cut(mounted.path, "some")
+
+
+def cut_many_times(mounted: TemporaryMount, nr_cuts: int, seed: int) -> None:
+    """Write with random syncs, cut, and check each acknowledged page, again and again."""
+    chance = random.Random(seed)
+    nr_pages, size = 24, 24 * 4096
+    path = mounted.path / "file"
+    write_synced(path, bytes(size))
+    durable = [0] * nr_pages
+    generation = 0
+    fd = os.open(path, os.O_RDWR)
+    try:
+        for _ in range(nr_cuts):
+            allowed = [{stamp} for stamp in durable]
+            for _ in range(chance.randint(1, 12)):
+                generation += 1
+                first = chance.randrange(nr_pages)
+                count = min(chance.randint(1, 4), nr_pages - first)
+                os.pwrite(fd, generation.to_bytes(8, "little") * 512 * count, first * 4096)
+                for pgoff in range(first, first + count):
+                    allowed[pgoff].add(generation)
+                    durable[pgoff] = generation
+                if chance.random() < 0.3:
+                    os.fdatasync(fd)
+                    allowed = [{stamp} for stamp in durable]
+            survive = chance.choice(["none", "all", str(chance.randrange(1000))])
+            mounted.power_cut(survive)
+            data = os.pread(fd, size, 0)
+            assert len(data) == size
+            for pgoff in range(nr_pages):
+                page = data[pgoff * 4096 : pgoff * 4096 + 4096]
+                stamp = int.from_bytes(page[:8], "little")
+                assert page == stamp.to_bytes(8, "little") * 512, f"page {pgoff} is torn"
+                assert stamp in allowed[pgoff], f"page {pgoff}: {stamp}, not one of {allowed[pgoff]}"
+                if survive == "none":
+                    assert stamp == min(allowed[pgoff])
+                durable[pgoff] = stamp
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("params", [BUSY, LAZY], ids=["flushed", "cached"])
+def test_five_hundred_cuts(make_mount: MakeMount, params: DirtyParams) -> None:
+    cut_many_times(make_mount("disk", params=params, power_cut=True), 500, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_ten_thousand_cuts(make_mount: MakeMount) -> None:
+    cut_many_times(make_mount("disk", params=BUSY, power_cut=True), 10_000, 4)
+
+
+WRITER = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute(f"pragma journal_mode={sys.argv[2]}")
+db.execute("pragma synchronous=full")
+db.execute("create table if not exists t (k integer primary key, v)")
+print(db.execute("select count(*) from t").fetchone()[0], flush=True)
+while True:
+    db.execute("insert into t (v) values (randomblob(500))")
+    print("committed", flush=True)
+"""
+
+
+def committed_and_found(mounted: TemporaryMount, mode: str, nr_rounds: int) -> Iterator[tuple[int, int, str]]:
+    """Have a writer commit, kill it, cut the power; yield what was acknowledged, what is found, and the check."""
+    path = mounted.path / "data.db"
+    for round_ in range(nr_rounds):
+        command = [sys.executable, "-c", WRITER, str(path), mode]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            nr_committed = int(writer.stdout.readline())
+            for _ in range(5 + round_):
+                assert writer.stdout.readline() == "committed\n"
+                nr_committed += 1
+            writer.kill()
+            nr_committed += writer.stdout.read().count("committed\n")
+        mounted.power_cut(str(round_))
+        db = sqlite3.connect(path)
+        try:
+            check = db.execute("pragma integrity_check").fetchone()[0]
+            yield nr_committed, db.execute("select count(*) from t").fetchone()[0], check
+        except sqlite3.DatabaseError as error:
+            yield nr_committed, -1, str(error)
+            return
+        finally:
+            db.close()
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_sqlite_keeps_what_it_committed(make_mount: MakeMount, mode: str) -> None:
+    mounted = make_mount("disk", params=BUSY, power_cut=True)
+    for nr_committed, nr_found, check in committed_and_found(mounted, mode, 8):
+        assert nr_found >= nr_committed
+        assert check == "ok"
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_sqlite_on_a_lying_disk_loses_commits(make_mount: MakeMount, mode: str) -> None:
+    mounted = make_mount("disk", params=LAZY, power_cut=True, inject=["store.fsync lie"])
+    assert any(found < committed for committed, found, _ in committed_and_found(mounted, mode, 8))
