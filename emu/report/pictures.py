@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from emu.lab.rows import Row
 from emu.report.table import format_number, format_share, visits_per_call
@@ -131,13 +131,14 @@ def draw_visits(rows: Sequence[Row]) -> Figure:
         axes.text(0.5, 0.5, "page_mkclean was never called", transform=axes.transAxes, ha="center", color=GREY)
         return figure
     values = [visits_per_call(row) or 0.0 for row in shown]
-    low = min([value for value in values if value] or [1]) / 3
+    low = min([1.0, *(value for value in values if value)]) / 3
     axes.hlines(range(len(shown)), low, [max(value, low) for value in values], color="#cccccc", linewidth=2)
     ends = [max(value, low) for value in values]
     axes.plot(ends, range(len(shown)), "o", color=BLUE, markersize=9, clip_on=False)
     axes.set_xscale("log")
     axes.set_xlim(low, max([1, *values]) * 4)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _at: f"{value:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     texts = [format_number(value) if value else "0: it finds no PTE, and that is the hole" for value in values]
     for place, (value, text) in enumerate(zip(values, texts, strict=True)):
         axes.annotate(

@@ -88,9 +88,7 @@ def draw_dirty(samples: Sequence[Sample]) -> Figure:
         axes.plot(at, limit, color=VERMILLION, label="limit", drawstyle="steps-post")
         axes.plot(at, setpoint, color=GREY, linestyle="--", label="setpoint", drawstyle="steps-post")
     else:
-        axes.annotate(
-            f"limit {limit.max():,.0f} MiB, far above", (0.99, 0.97), xycoords="axes fraction", ha="right", va="top"
-        )
+        axes.annotate(f"limit {limit.max():,.0f} MiB, far above", (1.0, 1.03), xycoords="axes fraction", ha="right")
     axes.set_ylim(0, None)
     _legend(axes)
     return figure
@@ -119,7 +117,7 @@ def draw_pauses(samples: Sequence[Sample]) -> Figure:
     total = samples[-1].paused_s - samples[0].paused_s
     count = samples[-1].pauses - samples[0].pauses
     said = f"{count:,} pauses, {total:.2f} s in all" if count else "nobody was ever throttled"
-    axes.annotate(said, (0.99, 0.97), xycoords="axes fraction", ha="right", va="top")
+    axes.annotate(said, (0.0, 1.03), xycoords="axes fraction")
     axes.set_ylim(0, None)
     return figure
 

@@ -1,6 +1,8 @@
 """The report of a comparison: its numbers are the rows', it needs no network, and its pictures are drawn."""
 
 import re
+import shutil
+import subprocess
 from io import StringIO
 from pathlib import Path
 
@@ -54,6 +56,23 @@ def test_every_picture_is_drawn(rows: list[Row], tmp_path: Path) -> None:
     for path in saved:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size > 5000
+
+
+def test_a_browser_shows_all_pictures(tmp_path: Path) -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("chromium is not installed")
+    directory = RunDirectory("compare", tmp_path / "run", {"ground": "on a test"}, 5)
+    page = tmp_path / "index.html"
+    # The page itself asks whether each picture was decoded, and the answer lands in the title that is dumped.
+    asks = "<script>onload=()=>document.title=[...document.images].map(i=>i.naturalWidth>500)</script>"
+    page.write_text(render_page(ROWS, save_pictures(ROWS, tmp_path), directory.manifest) + asks)
+    shown = subprocess.run(
+        [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+         "--virtual-time-budget=5000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert f"<title>{','.join(['true'] * len(DRAWINGS))}</title>" in shown.stdout
 
 
 def test_the_page_stands_alone_and_holds_the_rows_numbers(tmp_path: Path) -> None:
