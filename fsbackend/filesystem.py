@@ -391,7 +391,13 @@ class FileSystem:
             assert isinstance(node, ControlNode)
             node.write(bytes(data))
             return 0
-        direct = handle.direct or not self.cache.reserve(len(data))
+        direct = handle.direct
+        if not direct and self.caps.writeback and not self.cache.reserve(len(data)):
+            # The store is nearly full: what was accepted goes first, then this write asks the store itself.
+            direct = True
+            for file in self.cache.oldest():
+                with contextlib.suppress(OSError):
+                    file.write_back_all()
         return handle.data.write(offset, data, direct=direct)
 
     def fsync(self, number: int, *, datasync: bool) -> None:

@@ -1,4 +1,4 @@
-"""The filesystem's subcommands: mount, umount, status, sync."""
+"""The filesystem's subcommands: mount, umount, status, sync, inject, power-cut."""
 
 from pathlib import Path
 from typing import Annotated
@@ -54,6 +54,10 @@ def mount(
     kernel_strict_limit: Annotated[
         bool | None, typer.Option(help="The real kernel's strict_limit for this mount (root); it is on.")
     ] = None,
+    power_cut: Annotated[
+        bool, typer.Option(help="Keep pre-images of what is not durable, so that the power can be cut.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the injected faults.")] = 0,
     log: Annotated[Path | None, typer.Option(help="The daemon's log.")] = None,
 ) -> None:
     """Mount STORE at MOUNTPOINT; return when it serves.
@@ -81,6 +85,8 @@ def mount(
         allow_other=allow_other,
         kernel_max_ratio=kernel_max_ratio,
         kernel_strict_limit=kernel_strict_limit,
+        power_cut=power_cut,
+        seed=seed,
         log_path="" if log is None else str(log.absolute()),
     )
     typer.echo(f"{info.store or 'RAM'} is mounted at {info.mountpoint} as {info.caps} (pid {info.pid})")
@@ -130,7 +136,56 @@ def sync(mountpoint: Mountpoint) -> None:
         raise mounts.MountError(f"not everything could be written back: {remains}")
 
 
+def inject(
+    mountpoint: Mountpoint,
+    rules: Annotated[
+        list[str] | None,
+        typer.Argument(help="Rules, one word each in quotes, or 'clear'. Without any: show those in force."),
+    ] = None,
+) -> None:
+    """Make operations of a mount fail, wait, crawl, tear or lie.
+
+    A rule: `OP[,OP] [path=GLOB] [nth=N|every=N|p=P] [times=K] ACTION`, such as
+    `'store.write path=*.db nth=3 error=EIO'`, `'fsync p=0.1 delay=0.5'`, `'store.fsync lie'`,
+    `'store.write bandwidth=10M'`, `'store.write nth=5 torn'`, `'store.fsync nth=2 cut=none'`. Operations of
+    programs have plain names (create, write, fsync, rename ...), those on the store begin with `store.`
+    """
+    if rules:
+        try:
+            mounts.inject(mountpoint, rules)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    else:
+        typer.echo(mounts.control_path(mountpoint, "inject").read_text(), nl=False)
+
+
+def power_cut(
+    mountpoint: Mountpoint,
+    survive: Annotated[
+        str, typer.Option(help="Which unsynced writes survive: none, all, or a seed that chooses.")
+    ] = "none",
+    at: Annotated[str, typer.Option(help="Not now but when this happens, such as 'store.fsync path=*.db nth=2'.")] = "",
+    report: Annotated[bool, typer.Option(help="Do not cut; show what a cut would lose now.")] = False,
+) -> None:
+    """Cut the power of a mount made with --power-cut: only what was durable is left, and it serves on."""
+    if report:
+        for row in mounts.unsynced(mountpoint):
+            typer.echo(
+                f"{row['path']}: {row['dirty_pages']} pages in RAM, {row['unconfirmed_pages']} written and not "
+                "confirmed"
+            )
+        return
+    try:
+        if at:
+            mounts.unsynced(mountpoint)
+            mounts.inject(mountpoint, [f"{at} cut={survive}"])
+        else:
+            mounts.power_cut(mountpoint, survive)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def register(app: typer.Typer) -> None:
     """Add the subcommands."""
-    for command in (mount, umount, status, sync):
+    for command in (mount, umount, status, sync, inject, power_cut):
         app.command(rich_help_panel="Filesystem")(command)

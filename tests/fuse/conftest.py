@@ -1,6 +1,7 @@
 """A mount for a test; whatever its daemon logs as a warning or worse fails the test."""
 
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,3 +48,20 @@ def mounted(request: pytest.FixtureRequest, make_mount: MakeMount) -> TemporaryM
 def disk(make_mount: MakeMount) -> TemporaryMount:
     """Return a mount of real files."""
     return make_mount("disk")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[str]:
+    """Return a directory on an ext4 filesystem of 16 MiB of its own."""
+    image, folder = tmp_path / "image", tmp_path / "small"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    folder.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    store = folder / "store"
+    store.mkdir()
+    try:
+        yield str(store)
+    finally:
+        subprocess.run(["umount", folder], check=True)
