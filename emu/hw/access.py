@@ -7,12 +7,13 @@ address and code in the registers (R_FAULT, R_CR2, R_ERROR); the access was not 
 import numpy as np
 
 from emu.hw import state as s
-from emu.hw.jit import BYTES, READ_ONLY_BYTES, WORD, WORDS, Bytes, Word, Words, kernel
+from emu.hw.jit import BYTES, NOTHING, READ_ONLY_BYTES, WORD, WORDS, Bytes, Word, Words, kernel, prefetch
 from emu.hw.tlb import translate
-from emu.hw.walk import U0, U1, U2, U3, U7
+from emu.hw.walk import U0, U1, U2, U3, U7, read_entry, recall_hint
 
 LOAD, STORE, FETCH = U0, U1, U2
 U8, U15, U64 = np.uint64(8), np.uint64(15), np.uint64(64)
+CHUNK, FEW = np.uint64(64), np.uint64(8)    # read ahead by chunks after one with more than a few misses
 ALL_BITS = np.uint64(2**64 - 1)
 
 
@@ -80,37 +81,73 @@ def access(state: Words, ram: Words, vaddr: Word, kind_and_size: Word, value: Wo
     return ram[word]
 
 
+@kernel(NOTHING, WORDS, WORDS, WORDS, WORD, WORD, inline=True)
+def read_ahead(state: Words, ram: Words, vaddrs: Words, start: Word, stop: Word) -> None:
+    """Ask the host for the words that accesses `start` to `stop` will probably touch.
+
+    The guest sees nothing of it: the guess comes from where each page's leaf was last found, and no more
+    than a cache line follows from it. A batch that misses the TLB waits for memory otherwise.
+    """
+    page_shift, in_page = state[s.F_PAGE_SHIFT], state[s.F_PAGE_MASK]
+    pfn_mask, pfn_shift = state[s.F_PFN_MASK], state[s.F_PFN_LSHIFT]
+    pte_shift, ram_bytes = state[s.F_PTE_SHIFT], state[s.R_RAM_BYTES]
+    for i in range(start, stop):
+        prefetch(ram, recall_hint(state, vaddrs[i] >> page_shift) >> U3)
+    for i in range(start, stop):
+        vaddr = vaddrs[i]
+        where = recall_hint(state, vaddr >> page_shift)
+        phys = (read_entry(ram, where, pte_shift) & pfn_mask) << pfn_shift | vaddr & in_page
+        prefetch(ram, phys >> U3 if phys < ram_bytes else U0)
+
+
 @kernel(WORD, WORDS, WORDS, WORDS, BYTES, WORDS, WORD, WORD)
 def run(
     state: Words, ram: Words, vaddrs: Words, kinds: Bytes, values: Words, start: Word, stop: Word
 ) -> Word:
     """Do accesses `start` to `stop` of a batch; return the index of the one that faulted, or `stop`.
 
-    Loads and stores of aligned words whose page the front knows take one comparison and no branch more: a
-    load, too, writes a word of RAM, but the first one, which belongs to nobody.
+    Aligned words whose page the front knows take one comparison and no other branch: a load, too, writes a
+    word of RAM, but the first one, which belongs to nobody.
     """
     state[s.R_FAULT] = U0
     page_shift = state[s.F_PAGE_SHIFT]
     fast_mask = state[s.F_FAST_MASK]
+    in_page = state[s.F_PAGE_MASK]
+    many = U0
     i = start
     while i < stop:
-        vaddr = vaddrs[i]
-        kind = np.uint64(kinds[i])
-        where = vaddr >> page_shift & s.FRONT_MASK
-        row = (kind & U15) << s.FRONT_KIND_SHIFT | where
-        if vaddr & fast_mask == state[s.FRONT_TAGS + row]:
-            word = (vaddr ^ state[s.FRONT_XOR + where]) >> U3
-            loaded = ram[word]
+        pause = min(i + CHUNK, stop)
+        if many:
+            read_ahead(state, ram, vaddrs, i, pause)
+        misses = state[s.C_L1_MISSES]
+        while i < pause:
+            vaddr = vaddrs[i]
+            kind = np.uint64(kinds[i])
+            where = vaddr >> page_shift & s.FRONT_MASK
+            row = (kind & U15) << s.FRONT_KIND_SHIFT | where
+            if vaddr & fast_mask == state[s.FRONT_TAGS + row]:
+                phys = vaddr ^ state[s.FRONT_XOR + where]
+            elif kind <= STORE and vaddr & U7 == U0:
+                data = translate(state, ram, vaddr, kind)
+                if data == U0:
+                    break
+                phys = data & s.DATA_PHYS | vaddr & in_page
+            else:
+                value = access_slow(state, ram, vaddr, kind, values[i])
+                if state[s.R_FAULT]:
+                    break
+                values[i] = value
+                i += U1
+                continue
+            loaded = ram[phys >> U3]
             stored = values[i]
             is_store = kind & U1 != U0
-            ram[word if is_store else U0] = stored
+            ram[phys >> U3 if is_store else U0] = stored
             values[i] = stored if is_store else loaded
-        else:
-            value = access_slow(state, ram, vaddr, kind, values[i])
-            if state[s.R_FAULT]:
-                break
-            values[i] = value
-        i += U1
+            i += U1
+        if i < pause:
+            break
+        many = U1 if state[s.C_L1_MISSES] - misses > FEW else U0
     state[s.C_ACCESSES] += i - start
     return i
 

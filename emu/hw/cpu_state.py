@@ -62,6 +62,10 @@ def describe_format(state: U64Array, fmt: PteFormat, *, hardware_ad: bool) -> No
         s.F_GLOBAL_MASK: rules.is_global.mask,
         s.F_GLOBAL_VALUE: rules.is_global.value,
         s.F_FIRST_LEVEL: rules.first_level,
+        s.F_LEAF_RIGHTS: sum(1 << bit for bit in rules.leaf_bits),
+        s.F_TABLE_RIGHTS: sum(1 << bit for bit in rules.table_bits),
+        s.M_LEAF_RIGHTS: int(s.EMPTY),
+        s.M_TABLE_RIGHTS: int(s.EMPTY),
         s.F_NOT_EXECUTED: 1 << 5 if rules.user_writable_not_executed else 0,
     }
     for register, value in scalars.items():

@@ -93,3 +93,4 @@ def invalidate_all(state: Words) -> None:
     """Drop everything, global entries too."""
     sweep_both(state, U0, U0)
     state[s.G_LARGE_SEEN] = U0
+    state[s.G_GLOBAL_SEEN] = U0

@@ -17,12 +17,17 @@ from typing import Any, TypeAlias, TypeVar
 import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np import arrayobj
 
 Word: TypeAlias = Any       # np.uint64; numpy's stubs do not follow what its operators return
 Words: TypeAlias = npt.NDArray[np.uint64]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 _njit: Any = numba.njit         # its stubs lack options
+_make_array: Any = arrayobj.make_array
 _config: Any = numba.config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -83,6 +88,23 @@ def kernel(result: Any, *arguments: Any, inline: bool = False) -> Callable[[F], 
         return compiled
 
     return decorate
+
+
+@intrinsic
+def prefetch(typing_context: Any, array: Any, index: Any) -> Any:  # noqa: ARG001 - numba's own interface
+    """Ask the host for the cache line of ``array[index]``; nothing else happens. The index is not checked."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        words = _make_array(signature.args[0])(context, builder, value=arguments[0])
+        bytes_pointer = ir.IntType(8).as_pointer()
+        address = builder.bitcast(builder.gep(words.data, [arguments[1]]), bytes_pointer)
+        number = ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [bytes_pointer, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        builder.call(function, [address, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return numba.void(array, index), generate
 
 
 def pure(function: F) -> F:

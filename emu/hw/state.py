@@ -49,6 +49,8 @@ F_GLOBAL_VALUE = 48
 F_FIRST_LEVEL = 49  # the architecture's number of the root's level, for fault codes
 F_NOT_EXECUTED = 50     # kernel fetch, if the kernel may execute nothing that user mode may write
 F_VA_WRAP = 51      # addresses go round at the end of this mask
+F_LEAF_RIGHTS = 52  # the bits of a leaf, and of a table entry, that permissions depend on
+F_TABLE_RIGHTS = 53
 
 # The TLBs' geometry
 G_L1_BASE = 56
@@ -62,6 +64,11 @@ G_L2_FIFO = 63
 G_PWC_ON = 64
 G_PWC_MASK = 65
 G_LARGE_SEEN = 66   # fragments of large pages may be cached
+G_GLOBAL_SEEN = 67  # global pages may be cached
+M_LEAF_RIGHTS = 68  # the last leaf's permission bits, and what they allow; the same of table entries
+M_LEAF_ALLOWED = 69
+M_TABLE_RIGHTS = 70
+M_TABLE_ALLOWED = 71
 
 # Arrays by level (0 = root)
 MAX_LEVELS = 8
@@ -92,7 +99,15 @@ FRONT_MASK = np.uint64(255)
 FRONT_XOR = np.uint64(512 + 16 * 256)       # physical address = virtual address ^ this
 HINTS = np.uint64(512 + 17 * 256)   # where in the second level a page was last seen; checked on use
 HINT_MASK = np.uint64(4095)
-FIXED_WORDS = 512 + 17 * 256 + 4096
+
+# Where in RAM the leaf of a page was last found: what a batch that misses reads ahead. Two places for each
+# page, the newer first: its physical address and above it the page number's upper bits. Never believed.
+LEAF_HINTS = np.uint64(512 + 17 * 256 + 4096)
+LEAF_HINT_MASK = np.uint64(32767)
+LEAF_HINT_BITS = np.uint64(15)
+LEAF_HINT_TAG_SHIFT = np.uint64(48)
+LEAF_HINT_WHERE = np.uint64((1 << 48) - 1)
+FIXED_WORDS = 512 + 17 * 256 + 4096 + 2 * 32768
 
 EMPTY = np.uint64(2**64 - 1)
 

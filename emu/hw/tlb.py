@@ -63,10 +63,15 @@ DEFAULT = SKYLAKE
 def find(state: Words, base: Word, mask: Word, ways: Word, tag: Word) -> Word:
     """Return the state index of the row's tag that matches `tag`, or NOWHERE."""
     row = base + ((tag & mask) * ways << U1)
-    for way in range(ways):
-        differ = state[row + way] ^ tag
-        if differ == U0 or (differ & ~s.TAG_ASID == s.TAG_GLOBAL):
-            return row + way
+    found = U0
+    for way in range(ways):     # without a way out, so that the host compares many at once
+        found |= way + U1 if state[row + way] == tag else U0
+    if found:
+        return row + found - U1
+    if state[s.G_GLOBAL_SEEN]:
+        for way in range(ways):
+            if (state[row + way] ^ tag) & ~s.TAG_ASID == s.TAG_GLOBAL:
+                return row + way
     return NOWHERE
 
 
@@ -130,7 +135,7 @@ def drop_tag(state: Words, tag: Word, every_level: Word) -> Word:
     return U0
 
 
-@kernel(WORD, WORDS, WORDS, WORD, WORD)
+@kernel(WORD, WORDS, WORDS, WORD, WORD, inline=True)
 def translate(state: Words, ram: Words, vaddr: Word, kind: Word) -> Word:
     """Return the TLB data for an access of `kind` to `vaddr`, or 0 with the fault in the registers."""
     top = vaddr >> state[s.F_VA_SHIFT]
@@ -164,6 +169,7 @@ def translate(state: Words, ram: Words, vaddr: Word, kind: Word) -> Word:
             l2_at = victim(state, l2_base, l2_mask, l2_ways, state[s.G_L2_FIFO], tag)
         put(state, l2_at, l2_ways, tag, data)
         state[s.G_LARGE_SEEN] |= data & s.DATA_LARGE
+        state[s.G_GLOBAL_SEEN] |= data & s.DATA_GLOBAL
         state[hint] = l2_at
     if l1_at == NOWHERE:
         l1_at = victim(state, l1_base, l1_mask, l1_ways, state[s.G_L1_FIFO], tag)

@@ -56,6 +56,26 @@ def flip_entry(ram: Words, where: Word, pte_shift: Word, flipped: Word) -> None:
     ram[where >> U3] ^= flipped << shift
 
 
+@kernel(NOTHING, WORDS, WORD, WORD, inline=True)
+def leave_hint(state: Words, page_number: Word, where: Word) -> None:
+    """Note where the leaf of a page stands, for a batch's reading ahead."""
+    slot = s.LEAF_HINTS + ((page_number & s.LEAF_HINT_MASK) << U1)
+    tag = page_number >> s.LEAF_HINT_BITS << s.LEAF_HINT_TAG_SHIFT
+    newest = state[slot]
+    if (newest ^ tag) & ~s.LEAF_HINT_WHERE != U0:
+        state[slot + U1] = newest
+    state[slot] = tag | where & s.LEAF_HINT_WHERE
+
+
+@kernel(WORD, WORDS, WORD, inline=True)
+def recall_hint(state: Words, page_number: Word) -> Word:
+    """Return where the leaf of a page may stand; some other place if nothing is known of it."""
+    slot = s.LEAF_HINTS + ((page_number & s.LEAF_HINT_MASK) << U1)
+    tag = page_number >> s.LEAF_HINT_BITS << s.LEAF_HINT_TAG_SHIFT
+    newest, older = state[slot], state[slot + U1]
+    return (older if (newest ^ tag) & ~s.LEAF_HINT_WHERE else newest) & s.LEAF_HINT_WHERE
+
+
 @kernel(WORD, WORDS, WORDS, WORD, WORD)
 def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of the manuals; a call costs more
     state: Words, ram: Words, vaddr: Word, kind: Word
@@ -100,9 +120,11 @@ def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of t
             return fault(state, s.NOT_PRESENT, vaddr, kind, level)
         if entry & state[s.L_RESERVED_TABLE + level] != U0:
             return fault(state, s.RESERVED, vaddr, kind, level)
-        allowed &= lookup_allowed(
-            state, s.T_TABLE_BITS, s.T_TABLE_ALLOWED, entry | state[s.L_GIVEN + level]
-        )
+        rights = (entry | state[s.L_GIVEN + level]) & state[s.F_TABLE_RIGHTS]
+        if rights != state[s.M_TABLE_RIGHTS]:
+            state[s.M_TABLE_RIGHTS] = rights
+            state[s.M_TABLE_ALLOWED] = lookup_allowed(state, s.T_TABLE_BITS, s.T_TABLE_ALLOWED, rights)
+        allowed &= state[s.M_TABLE_ALLOWED]
         if entry & state[s.L_TABLE_GLOBAL + level] != U0:
             inherited = s.DATA_GLOBAL
         unset = state[s.L_ACCESSED + level] & ~entry
@@ -119,7 +141,11 @@ def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of t
 
     if entry & state[s.L_RESERVED_LEAF + level] != U0:
         return fault(state, s.RESERVED, vaddr, kind, level)
-    leaf_allowed = lookup_allowed(state, s.T_LEAF_BITS, s.T_LEAF_ALLOWED, entry)
+    rights = entry & state[s.F_LEAF_RIGHTS]
+    if rights != state[s.M_LEAF_RIGHTS]:
+        state[s.M_LEAF_RIGHTS] = rights
+        state[s.M_LEAF_ALLOWED] = lookup_allowed(state, s.T_LEAF_BITS, s.T_LEAF_ALLOWED, rights)
+    leaf_allowed = state[s.M_LEAF_ALLOWED]
     if leaf_allowed & RESERVED_COMBINATION:
         return fault(state, s.RESERVED, vaddr, kind, level)
     allowed &= leaf_allowed
@@ -144,6 +170,7 @@ def walk(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one loop, in the order of t
         state[s.C_DIRTY_SET] += U1
     if changed != entry:
         flip_entry(ram, where, pte_shift, changed ^ entry)
+    leave_hint(state, vaddr >> state[s.F_PAGE_SHIFT], where)
     data = phys | allowed | inherited | (nr_levels - U1 - level) << s.DATA_LEVEL_SHIFT
     if changed & state[s.F_DIRTY_MASK] == state[s.F_DIRTY_VALUE]:
         data |= s.DATA_DIRTY

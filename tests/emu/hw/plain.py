@@ -17,6 +17,8 @@ def plain(kernel: Any) -> Callable[..., Any]:
         copy = FunctionType(source.__code__, names)
         _made[id(kernel)] = copy
         for name in source.__code__.co_names:
+            if name == "prefetch":      # it does nothing that can be seen
+                names[name] = lambda *_: None
             if hasattr(names.get(name), "py_func"):
                 names[name] = plain(names[name])
     return _made[id(kernel)]
