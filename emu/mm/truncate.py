@@ -4,19 +4,22 @@ Source: Linux v2.6.23 mm/truncate.c: truncate_inode_pages_range(), invalidate_ma
 vmtruncate().
 """
 
+import ctypes
 import errno
 import os
 
 from emu.mm.filemap import remove_from_page_cache
-from emu.mm.inode import Inode
+from emu.mm.inode import Inode, forget_inode
 from emu.mm.kernel import Kernel
 from emu.mm.memory import unmap_mapping_range
 from emu.mm.mkclean import cancel_dirty_page
 from emu.mm.page_alloc import lock_page, put_page, unlock_page
-from emu.mm.page_writeback import mark_clean_if_so, wait_on_page_writeback
+from emu.mm.page_writeback import mark_clean_if_so, wait_on_page_writeback, write_cache_pages
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.page import PG_DIRTY, PG_LOCKED, PG_WRITEBACK
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _BATCH = 1024
 _EVERYTHING = 1 << 62
 
@@ -65,15 +68,19 @@ def _zero_tail(k: Kernel, mapping: AddressSpace, nbytes: int) -> None:
         k.ram.frame(pfn)[partial:] = bytes(k.page_size - partial)
 
 
-def truncate_inode_pages(k: Kernel, mapping: AddressSpace, first: int) -> None:
-    """Drop the pages from `first` on, dirty or not."""
-    while found := mapping.pages.find_pages(first, _EVERYTHING, _BATCH):
+def truncate_inode_pages(k: Kernel, mapping: AddressSpace, first: int, stop: int = _EVERYTHING) -> None:
+    """Drop the pages [first, stop), dirty or not.
+
+    With the merged fault path a page that a fault mapped after the first sweep is unmapped here, under its lock
+    (v2.6.23 mm/truncate.c: truncate_complete_page()); the legacy path knows no such care.
+    """
+    while found := mapping.pages.find_pages(first, stop, _BATCH):
         for _, pfn in found:
             k.mem_map.refcount[pfn] += 1
             lock_page(k, pfn)
             wait_on_page_writeback(k, pfn)
             if k.mem_map.mapping[pfn] == mapping.ident:
-                if k.mem_map.mapcount[pfn]:
+                if k.mem_map.mapcount[pfn] and k.options.fault_path == "merged":
                     # A fault mapped it after the first sweep, holding the page lock that is ours now.
                     pgoff = k.mem_map.index[pfn]
                     unmap_mapping_range(k, mapping, pgoff, pgoff + 1, even_cows=False)
@@ -81,6 +88,55 @@ def truncate_inode_pages(k: Kernel, mapping: AddressSpace, first: int) -> None:
                 remove_from_page_cache(k, mapping, pfn)
             unlock_page(k, pfn)
             put_page(k, pfn)
+    mark_clean_if_so(k, mapping)
+
+
+def release_shmem(k: Kernel, mapping: AddressSpace) -> None:
+    """Free shared anonymous memory that nobody maps any more: there is no other way to it (shmem_evict_inode)."""
+    truncate_inode_pages(k, mapping, 0)
+    forget_inode(k, k.inodes[0, mapping.ident])
+
+
+def truncate_range(k: Kernel, inode: Inode, first: int, stop: int) -> None:
+    """Punch a hole: drop the pages [first, stop) of a file and free their blocks; the length stays.
+
+    What madvise(MADV_REMOVE) does. Errors: EINVAL (no host file, not writable), EOPNOTSUPP from hosts without holes.
+    Source: Linux v2.6.20 mm/memory.c: vmtruncate_range().
+    """
+    if not inode.writable:
+        raise OSError(errno.EINVAL, f"{inode.name} is not open for writing")
+    mapping = inode.mapping
+    unmap_mapping_range(k, mapping, first, stop, even_cows=True)
+    k.preempt_point("truncate:unmapped")
+    truncate_inode_pages(k, mapping, first, stop)
+    if not inode.anonymous:
+        punch_hole(inode.fd_buffered, first << k.page_shift, (stop - first) << k.page_shift)
+
+
+def punch_hole(fd: int, first_byte: int, nbytes: int) -> None:
+    """fallocate(2) with FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, which os does not offer."""
+    if _LIBC.fallocate(fd, 3, first_byte, nbytes):
+        error = ctypes.get_errno()
+        raise OSError(error, f"the host cannot punch a hole: {os.strerror(error)}")
+
+
+def invalidate_inode_pages2(k: Kernel, mapping: AddressSpace) -> None:
+    """Drop all pages of a file, mapped ones too, after writing the dirty ones: its bytes changed behind the cache.
+
+    Source: Linux v2.6.20 mm/truncate.c: invalidate_inode_pages2_range().
+    """
+    write_cache_pages(k, mapping, 0, _EVERYTHING, sync=True)
+    for pgoff, pfn in list(mapping.pages):
+        k.mem_map.refcount[pfn] += 1
+        lock_page(k, pfn)
+        wait_on_page_writeback(k, pfn)
+        if k.mem_map.mapping[pfn] == mapping.ident:
+            if k.mem_map.mapcount[pfn]:
+                unmap_mapping_range(k, mapping, pgoff, pgoff + 1, even_cows=False)
+            if not k.mem_map.flags[pfn] & PG_DIRTY:
+                remove_from_page_cache(k, mapping, pfn)
+        unlock_page(k, pfn)
+        put_page(k, pfn)
     mark_clean_if_so(k, mapping)
 
 

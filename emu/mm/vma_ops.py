@@ -8,6 +8,7 @@ Source: Linux v2.6.20 mm/mmap.c: vma_link(), split_vma(), vma_merge(), remove_vm
 import errno
 
 from emu.mm.kernel import Kernel
+from emu.mm.truncate import release_shmem
 from emu.mm.vma_prot import bind_rmap, vma_set_page_prot
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
@@ -19,7 +20,6 @@ def new_vma(
 ) -> VmArea:
     """Make a VMA that is not linked anywhere yet, with its protections and its reverse-map hooks."""
     vma = VmArea(mm, start, end, flags, pgoff, mapping)
-    vma.lock = k.locks.new(k.locks.vma_lock)
     vma_set_page_prot(k, vma)
     bind_rmap(k, vma)
     return vma
@@ -69,6 +69,9 @@ def remove_vma(k: Kernel, mm: Mm, vma: VmArea) -> None:
     i_mmap_remove(vma)
     if vma.flags & VM_NONLINEAR:
         k.rmap.vma_closed(vma)
+    mapping = vma.mapping
+    if mapping is not None and mapping.host.fd_buffered < 0 and not mapping.is_mapped():
+        release_shmem(k, mapping)
 
 
 def split_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> VmArea:
