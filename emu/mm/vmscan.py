@@ -133,6 +133,10 @@ def _unmap_and_free(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:
                 return False
             if result is SwapResult.FAIL:
                 return _activate(k, pfn)
+            if result is SwapResult.AGAIN:
+                # Still mapped somewhere: to write it now would be in vain.
+                k.lru.move(pfn, INACTIVE)
+                return False
         if mem_map.flags[pfn] & PG_DIRTY:
             unlock_page(k, pfn)
             _pageout(k, mapping, pfn)
