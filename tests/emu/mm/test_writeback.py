@@ -1,0 +1,212 @@
+"""The flusher, expiry, the background threshold and throttling, on virtual time; what mkclean costs."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from emu.check import check
+from emu.hw.mmu import AccessKind, kind_of
+from fsbackend.throttle import DirtyParams
+from tests import breaks
+from tests.emu.mm.helpers import NR_PAGES, PAGE, Lab, make_file, map_nonlinear, on_disk, settle, stamp, virtual_machine
+
+
+def test_periodic_writeback_takes_what_has_expired(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, params=DirtyParams(expire_s=30.0, periodic_s=5.0, background_ratio=50, dirty_ratio=90))
+    lab.process.store(lab.at(0), stamp(0, 1))
+    for _ in range(5):
+        lab.clock.advance(5.0)
+        settle(lab.machine)
+        assert lab.machine.vmstat.nr_dirty == 1
+    lab.clock.advance(5.0)
+    settle(lab.machine)
+    assert lab.machine.vmstat.nr_dirty == 0
+    assert on_disk(lab.path, 0) == stamp(0, 1)
+    # The next store starts a new term.
+    lab.process.store(lab.at(0), stamp(0, 2))
+    lab.clock.advance(25.0)
+    settle(lab.machine)
+    assert lab.machine.vmstat.nr_dirty == 1
+    lab.clock.advance(10.0)
+    settle(lab.machine)
+    assert on_disk(lab.path, 0) == stamp(0, 2)
+    check(lab.machine)
+    lab.machine.power_off()
+
+
+def test_background_writeback_starts_above_its_threshold(tmp_path: Path) -> None:
+    path = make_file(tmp_path / "file", 256)
+    machine, _ = virtual_machine(params=DirtyParams(background_bytes=32 * PAGE, dirty_bytes=200 * PAGE))
+    process = machine.spawn()
+    mapping = process.mmap(str(path), 256 * PAGE)
+    most = 0
+    for page in range(100):
+        process.store(mapping.vaddr + page * PAGE, b"x")
+        most = max(most, machine.vmstat.nr_dirty)
+        if machine.vmstat.nr_written:
+            break
+    assert 32 <= most <= 64 + 32
+    assert machine.vmstat.nr_written > 0
+    assert machine.vmstat.nr_throttled == 0
+    check(machine)
+    machine.power_off()
+
+
+def test_a_fast_dirtier_is_throttled_and_stays_under_the_limit(tmp_path: Path) -> None:
+    path = make_file(tmp_path / "file", 600)
+    limit = 100
+    params = DirtyParams(background_bytes=50 * PAGE, dirty_bytes=limit * PAGE)
+    machine, clock = virtual_machine(io_depth=2, params=params)
+    process = machine.spawn()
+    mapping = process.mmap(str(path), 600 * PAGE)
+    start_s = clock.now()
+    for page in range(600):
+        process.store(mapping.vaddr + page * PAGE, b"x")
+        assert machine.vmstat.nr_dirty + machine.vmstat.nr_writeback <= limit + 32
+    assert machine.vmstat.nr_throttled > 0
+    assert machine.vmstat.throttle_pause_us > 0
+    assert clock.now() > start_s
+    check(machine)
+    machine.power_off()
+
+
+def test_a_throttled_task_does_not_hold_up_another(tmp_path: Path) -> None:
+    path = make_file(tmp_path / "file", 600)
+    params = DirtyParams(background_bytes=20 * PAGE, dirty_bytes=40 * PAGE)
+    machine, _ = virtual_machine(io_depth=2, params=params)
+    writer, reader = machine.spawn(), machine.spawn()
+    ours, theirs = (process.mmap(str(path), 600 * PAGE).vaddr for process in (writer, reader))
+    store, load = kind_of(AccessKind.STORE, 8), kind_of(AccessKind.LOAD, 8)
+    tasks = [
+        writer.task([ours + page * PAGE for page in range(600)], store, 7),
+        reader.task([theirs + page * PAGE for page in range(600)], load),
+    ]
+    machine.run(tasks)
+    assert all(task.finished for task in tasks)
+    assert machine.vmstat.nr_throttled > 0
+    assert writer.load(ours + 599 * PAGE, 1) == b"\7"
+    check(machine)
+    machine.power_off()
+
+
+def test_ramfs_is_never_accounted_written_cleaned_or_throttled(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, plain_caps="ramfs")
+    mapping = map_nonlinear(lab.process, lab.path, NR_PAGES)
+    before = lab.path.read_bytes()
+    for page in range(NR_PAGES):
+        lab.process.store(mapping.vaddr + page * PAGE, stamp(NR_PAGES - 1 - page, 1))
+    faults = lab.machine.vmstat.nr_do_wp_page
+    lab.clock.advance(100.0)
+    settle(lab.machine)
+    mapping.flush()
+    lab.machine.sync()
+    lab.machine.kernel.try_to_free_pages(lab.machine.kernel, 100)
+    lab.machine.drop_caches()
+    stat = lab.machine.vmstat
+    never = ("mkclean_calls", "nr_written", "nr_dirtied", "nr_throttled", "unmap_calls")
+    assert [stat.snapshot()[name] for name in never] == [0] * len(never)
+    assert faults == 0, "a clean page of such a mapping is writable"
+    assert lab.path.read_bytes() == before
+    check(lab.machine)
+    lab.machine.shutdown()
+    assert stat.nr_copyout == NR_PAGES
+    assert on_disk(lab.path, 5) == stamp(5, 1)
+
+
+def test_ramfs_after_a_power_cut(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, plain_caps="ramfs")
+    lab.process.store(lab.at(0), b"gone")
+    before = lab.path.read_bytes()
+    lab.machine.power_off()
+    assert lab.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("rmap", ["scan", "dirty_index"])
+def test_what_one_mkclean_visits(rmap: str, tmp_path: Path) -> None:
+    """dirty_index: at most the page's writable or dirty PTEs and one; scan: every PTE of the mapping."""
+    nr_pages = 1024
+    path = make_file(tmp_path / "file", nr_pages)
+    machine, _ = virtual_machine(rmap=rmap, ram=2048 * PAGE)
+    process = machine.spawn()
+    mapping = map_nonlinear(process, path, nr_pages)
+    process.load(mapping.vaddr, nr_pages * PAGE)
+    process.remap_file_pages(mapping.vaddr, PAGE, 0, 7)
+    sharers = [mapping.vaddr, mapping.vaddr + (nr_pages - 1 - 7) * PAGE]
+    for vaddr in sharers:
+        process.store(vaddr, b"x")
+    machine.sync()
+    stat = machine.vmstat
+    assert stat.mkclean_calls == 1
+    assert stat.mkclean_cleaned == 2
+    if rmap == "dirty_index":
+        assert stat.mkclean_pte_visits + stat.mkclean_node_visits <= 2 * (len(sharers) + 1)
+        assert stat.mkclean_pte_visits <= len(sharers) + 1
+    else:
+        assert stat.mkclean_pte_visits >= nr_pages
+    machine.power_off()
+
+
+def test_the_index_follows_what_is_dirty_and_shrinks_when_it_is_cleaned(tmp_path: Path) -> None:
+    nr_pages = 4096
+    path = make_file(tmp_path / "file", nr_pages)
+    params = DirtyParams(background_ratio=90, dirty_ratio=95)
+    machine, _ = virtual_machine(rmap="dirty_index", ram=8192 * PAGE, params=params)
+    process = machine.spawn()
+    mapping = map_nonlinear(process, path, nr_pages)
+    process.load(mapping.vaddr, nr_pages * PAGE)
+    cost = machine.kernel.rmap.cost
+    assert cost.nbytes_peak == 0, "clean pages cost nothing"
+    store = kind_of(AccessKind.STORE, 8)
+    for count in (1000, 4096):
+        process.run([mapping.vaddr + page * PAGE for page in range(count)], store, 1)
+        assert cost.nbytes <= 24 * count
+        machine.sync()
+        assert cost.nbytes == 0
+        assert cost.nbytes_peak <= 24 * count
+    machine.power_off()
+
+
+def test_a_write_error_under_the_flusher_loses_nothing(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, io_depth=2)
+    lab.process.store(lab.at(2), stamp(2, 1))
+    with breaks.failing_writes(errno.EIO):
+        for _ in range(3):
+            lab.clock.advance(40.0)
+            settle(lab.machine)
+            lab.clock.advance(1.0)
+            settle(lab.machine)
+            check(lab.machine)
+            assert lab.machine.vmstat.nr_dirty == 1
+    assert lab.machine.vmstat.nr_write_errors >= 3
+    lab.machine.sync()
+    lab.machine.power_off()
+    assert on_disk(lab.path, 2) == stamp(2, 1)
+
+
+def test_stable_writes_wait_for_the_writeback(tmp_path: Path) -> None:
+    for caps, expected in (("disk", 1), ("disk,stable_writes", 0)):
+        lab = Lab(tmp_path, io_depth=2, plain_caps=caps)
+        lab.process.store(lab.at(0), b"x")
+        lab.clock.advance(40.0)
+        settle(lab.machine)
+        assert lab.machine.vmstat.nr_writeback == 1
+        lab.process.store(lab.at(0), b"y")
+        assert lab.machine.vmstat.nr_writeback == expected
+        check(lab.machine)
+        lab.machine.power_off()
+
+
+def test_real_threads_write_while_the_process_goes_on(tmp_path: Path) -> None:
+    """The host's clock and a real pool: results are the same, whatever the order of completions."""
+    lab = Lab(tmp_path, clock=None, io_depth=4)
+    mapping = map_nonlinear(lab.process, lab.path, NR_PAGES)
+    for generation in range(1, 6):
+        for page in range(NR_PAGES):
+            lab.process.store(mapping.vaddr + page * PAGE, stamp(NR_PAGES - 1 - page, generation))
+        lab.machine.sync()
+        check(lab.machine)
+        assert [on_disk(lab.path, page) for page in range(NR_PAGES)] == [
+            stamp(page, generation) for page in range(NR_PAGES)
+        ]
+    lab.machine.power_off()
