@@ -43,7 +43,7 @@ class Machine:
     cpus
         How many CPUs, each with its TLB. Processes run on CPU 0 unless `kernel.cpu` is set.
     fault_path
-        "merged".
+        "merged" (->fault, page locked until its PTE is in) or "legacy" (->nopage and ->populate).
     clock
         A Clock; the host's by default.
     seed
@@ -92,8 +92,6 @@ class Machine:
         tlb: TlbModel | None = None,
     ) -> None:
         self.format = get_format(format) if isinstance(format, str) else format
-        if fault_path != "merged":
-            raise ValueError(f"no fault path {fault_path!r}; there is: merged")
         if guest_cache not in {"none", "writeback"}:
             raise ValueError(f"guest_cache is 'none' or 'writeback', not {guest_cache!r}")
         if cpus < 1:

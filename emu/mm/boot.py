@@ -4,21 +4,28 @@ import errno
 import os
 
 from emu.errors import KernelBug
+from emu.mm.fault import do_fault
 from emu.mm.io import IoQueue
-from emu.mm.kernel import Kernel
+from emu.mm.kernel import FileFault, Kernel
+from emu.mm.legacy_fault import legacy_fault
 from emu.mm.page_writeback import set_page_dirty
 from emu.mm.rmap import STRATEGIES
 from emu.mm.vmscan import try_to_free_pages
 from emu.mm_types.page import PG_DIRTY
 
+FAULT_PATHS: dict[str, FileFault] = {"merged": do_fault, "legacy": legacy_fault}
+
 
 def boot(k: Kernel, *, rmap: str, io_depth: int) -> None:
-    """Connect the rooms that the Kernel names but does not import. ValueError for an unknown strategy."""
+    """Connect the rooms that the Kernel names but does not import. ValueError for an unknown name."""
+    if k.options.fault_path not in FAULT_PATHS:
+        raise ValueError(f"no fault path {k.options.fault_path!r}; there are {', '.join(FAULT_PATHS)}")
     if rmap not in STRATEGIES:
         raise ValueError(f"no reverse-map strategy {rmap!r}; there are {', '.join(STRATEGIES)}")
     k.rmap = STRATEGIES[rmap](k)
     k.io = IoQueue(k.clock, io_depth)
     k.set_page_dirty = set_page_dirty
+    k.file_fault = FAULT_PATHS[k.options.fault_path]
     k.try_to_free_pages = try_to_free_pages
     k.kthreads.flusher_next_s = k.clock.now() + k.params.periodic_s
 

@@ -4,7 +4,7 @@ A fault finds the file page from the address (linear VMA) or from the file PTE (
 keeps it locked until its PTE is in, so that a truncate in between must wait. In a shared writable mapping of an
 accounted file a clean PTE is read-only: the first store comes here, too, and is accounted.
 
-Source: Linux v2.6.23 mm/memory.c: handle_pte_fault(), __do_fault(), do_linear_fault(), do_nonlinear_fault(),
+Source: Linux v2.6.23 mm/memory.c: handle_pte_fault(), _do_fault(), do_linear_fault(), do_nonlinear_fault(),
 do_wp_page(); the page is marked dirty while it is still locked, as since v2.6.26.
 """
 
@@ -39,9 +39,9 @@ def handle_mm_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, *, write: bool) 
         if not pte:
             if vma.mapping is None:
                 return _do_anonymous_page(k, mm, vma, vaddr, write=write)
-            return _do_fault(k, mm, vma, vaddr, vma.linear_pgoff(vaddr), pte, write=write)
+            return k.file_fault(k, mm, vma, vaddr, vma.linear_pgoff(vaddr), pte, write=write)
         k.vmstat.nr_nonlinear_fault += 1
-        return _do_fault(k, mm, vma, vaddr, fmt.pte_to_pgoff(pte), pte, write=write)
+        return k.file_fault(k, mm, vma, vaddr, fmt.pte_to_pgoff(pte), pte, write=write)
     if write and not fmt.pte_write(pte):
         return _do_wp_page(k, mm, vma, vaddr, pte)
     # Another access got here first, or a TLB held an older entry: refresh both.
@@ -54,13 +54,13 @@ def handle_mm_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, *, write: bool) 
     return False
 
 
-def _do_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int, *, write: bool) -> bool:
-    """Map file page `pgoff` at `vaddr` (__do_fault): of a private mapping that is written, a copy."""
+def do_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int, *, write: bool) -> bool:
+    """Map file page `pgoff` at `vaddr` (_do_fault): of a private mapping that is written, a copy."""
     pfn, major = filemap_fault(k, vma, pgoff, vaddr)
     if k.preempt is not None:
         k.preempt("fault:page_locked")
     if write and not vma.flags & VM_SHARED:
-        _do_cow_fault(k, mm, vma, vaddr, pfn, pte)
+        do_cow_fault(k, mm, vma, vaddr, pfn, pte)
         return major
     mapping = vma.mapping
     assert mapping is not None
@@ -96,7 +96,7 @@ def page_mkwrite(k: Kernel, vma: VmArea, pfn: int) -> None:
         wait_on_page_writeback(k, pfn)
 
 
-def _do_cow_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pfn: int, pte: int) -> None:
+def do_cow_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pfn: int, pte: int) -> None:
     """Map a private copy of a locked file page, and let go of that."""
     copy = alloc_page(k)
     if copy == NO_FRAME:

@@ -5,7 +5,7 @@ One thread runs it; kernel threads get their turn at fault and system-call bound
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from emu.errors import KernelBug
 from emu.mm_types.clock import Clock, RealClock
@@ -27,10 +27,21 @@ if TYPE_CHECKING:
     from emu.mm.io import IoQueue
     from emu.mm.rmap.base import RmapStrategy
     from emu.mm_types.address_space import AddressSpace
+    from emu.mm_types.vma import VmArea
     from fsbackend.bdi import BackingDevInfo
 
 MAX_MAP_COUNT = 65530
 """Linux include/linux/mm.h: DEFAULT_MAX_MAP_COUNT."""
+
+
+class FileFault(Protocol):
+    """How a fault on a file page is served: do_fault (merged) or legacy_fault."""
+
+    def __call__(
+        self, k: "Kernel", mm: Mm, vma: "VmArea", vaddr: int, pgoff: int, pte: int, *, write: bool
+    ) -> bool:
+        """Map file page `pgoff` at `vaddr`; return whether it had to be read."""
+        ...
 
 
 @dataclass(slots=True)
@@ -123,6 +134,7 @@ class Kernel:
         self.rmap: RmapStrategy
         self.io: IoQueue
         self.try_to_free_pages: Callable[[Kernel, int], int]
+        self.file_fault: FileFault
         self.set_page_dirty: Callable[[Kernel, AddressSpace, int], bool]
 
     def new_ident(self) -> int:

@@ -80,7 +80,7 @@ def lock_page(k: Kernel, pfn: int) -> None:
         k.wait_on_page_locked(pfn)
         flags = k.mem_map.flags[pfn]
     k.mem_map.flags[pfn] = flags | PG_LOCKED
-    k.locks.page_lock.nr_write += 1
+    k.locks.page_lock.taken()
 
 
 def unlock_page(k: Kernel, pfn: int) -> None:

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from emu.errors import BusError, OutOfMemory
 from emu.mm.fault import handle_mm_fault
 from emu.mm.filemap import max_pgoff, read_pages
+from emu.mm.inode import Inode
 from emu.mm.kernel import Kernel
 from emu.mm.memory import ZapDetails, zap_page_range
 from emu.mm.mlock import mlock_vma_page
 from emu.mm.mmap import munlock_vma_pages, page_align
 from emu.mm.page_writeback import vfs_fsync_range
+from emu.mm.truncate import truncate_range
 from emu.mm.vma_ops import isolate, merge_around
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
@@ -38,6 +40,7 @@ MADV_RANDOM = host_mmap.MADV_RANDOM
 MADV_SEQUENTIAL = host_mmap.MADV_SEQUENTIAL
 MADV_WILLNEED = host_mmap.MADV_WILLNEED
 MADV_DONTNEED = host_mmap.MADV_DONTNEED
+MADV_REMOVE = 9
 
 _EVERYTHING = 1 << 62
 
@@ -147,10 +150,11 @@ def msync_mapping(k: Kernel, mapping: AddressSpace, first: int, stop: int) -> No
 
 
 def do_madvise(k: Kernel, mm: Mm, vaddr: int, nbytes: int, advice: int) -> None:
-    """Act on advice: NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED. EINVAL for others; ENOMEM for a hole."""
-    known = {MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED}
+    """Act on advice: NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, REMOVE. EINVAL for others; ENOMEM for a hole."""
+    known = {MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED, MADV_REMOVE}
     if advice not in known:
-        raise OSError(errno.EINVAL, f"madvise {advice} is not among NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED")
+        names = "NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, REMOVE"
+        raise OSError(errno.EINVAL, f"madvise {advice} is not among {names}")
     start, end = _range(k, mm, vaddr, nbytes, "madvise")
     holes: list[int] = []
     for vma in _vmas_of(mm, start, end, holes):
@@ -159,6 +163,8 @@ def do_madvise(k: Kernel, mm: Mm, vaddr: int, nbytes: int, advice: int) -> None:
             _madvise_dontneed(k, vma, low, high)
         elif advice == MADV_WILLNEED:
             _madvise_willneed(k, vma, low, high)
+        elif advice == MADV_REMOVE:
+            _madvise_remove(k, vma, low, high)
         else:
             _madvise_behavior(k, mm, vma, low, high, advice)
     if holes:
@@ -170,6 +176,17 @@ def _madvise_dontneed(k: Kernel, vma: VmArea, start: int, end: int) -> None:
     if vma.flags & VM_LOCKED:
         raise OSError(errno.EINVAL, f"the memory at {start:#x} is locked")
     zap_page_range(k, vma, start, end, ZapDetails(even_cows=True) if vma.flags & VM_NONLINEAR else None)
+
+
+def _madvise_remove(k: Kernel, vma: VmArea, start: int, end: int) -> None:
+    """Punch a hole into the file, where a linear, shared, writable VMA shows it (madvise_remove)."""
+    if vma.flags & (VM_LOCKED | VM_NONLINEAR) or vma.mapping is None:
+        raise OSError(errno.EINVAL, f"MADV_REMOVE takes linear file mappings that are not locked, not {vma!r}")
+    if vma.flags & (VM_SHARED | VM_WRITE) != VM_SHARED | VM_WRITE:
+        raise OSError(errno.EACCES, "MADV_REMOVE takes shared writable mappings")
+    inode = vma.mapping.host
+    assert isinstance(inode, Inode)
+    truncate_range(k, inode, vma.linear_pgoff(start), vma.linear_pgoff(end))
 
 
 def _madvise_willneed(k: Kernel, vma: VmArea, start: int, end: int) -> None:

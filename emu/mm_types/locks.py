@@ -21,6 +21,16 @@ class LockStat:
     visits_write: int = 0
     visits_max: int = 0
 
+    def taken(self, visits: int = 0, *, write: bool = True) -> None:
+        """Count one acquisition that was released after `visits`, of a lock that is held nowhere else meanwhile."""
+        if write:
+            self.nr_write += 1
+            self.visits_write += visits
+        else:
+            self.nr_read += 1
+            self.visits_read += visits
+        self.visits_max = max(self.visits_max, visits)
+
     def snapshot(self) -> dict[str, int]:
         """Return the counts by name."""
         return {
@@ -93,7 +103,7 @@ class RwSem:
 
 
 class Locks:
-    """The classes of locks that are counted."""
+    """The classes of locks that are counted; `rmap_lock` is what a strategy takes for one page or one bucket."""
 
     def __init__(self) -> None:
         self.visits = Visits()
@@ -101,6 +111,7 @@ class Locks:
         self.i_mmap_lock = LockStat("i_mmap_lock")
         self.page_lock = LockStat("page_lock")
         self.vma_lock = LockStat("vma_lock")
+        self.rmap_lock = LockStat("rmap_lock")
 
     def new(self, stat: LockStat) -> RwSem:
         """Make a lock of the class `stat`."""
@@ -108,4 +119,5 @@ class Locks:
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """Return the counts by class of lock."""
-        return {s.name: s.snapshot() for s in (self.mmap_sem, self.i_mmap_lock, self.page_lock, self.vma_lock)}
+        every = (self.mmap_sem, self.i_mmap_lock, self.page_lock, self.vma_lock, self.rmap_lock)
+        return {stat.name: stat.snapshot() for stat in every}

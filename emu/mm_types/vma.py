@@ -11,7 +11,6 @@ from sortedcontainers import SortedDict
 
 if TYPE_CHECKING:
     from emu.mm_types.address_space import AddressSpace
-    from emu.mm_types.locks import RwSem
     from emu.mm_types.mm import Mm
     from emu.mm_types.pgtable import U64Array
 
@@ -71,7 +70,6 @@ class VmArea:
     __slots__ = (
         "end",
         "flags",
-        "lock",
         "mapping",
         "mm",
         "page_prot",
@@ -101,7 +99,6 @@ class VmArea:
         self.pte_changed: PteChanged | None = None
         self.ptes_changed: PtesChanged | None = None
         self.rmap_data: object = None
-        self.lock: RwSem | None = None
         self.scan_cursor = 0
         self.ra_miss = 0
 

@@ -64,12 +64,13 @@ class DirtyIndex(NothingKept):
         key = mm.ident << VPN_BITS | vaddr >> self._page_shift
         if was and not self._hash.remove((old & self._pfn_mask) >> self._pfn_shift, key):
             raise KernelBug(f"dirty_index has no entry for {vaddr:#x} of {mm!r}, PTE {old:#x}")
-        self.cost.node_visits += self._hash.visits
+        visits = self._hash.visits if was else 0
         if now:
             self._hash.add((new & self._pfn_mask) >> self._pfn_shift, key)
-            self.cost.set_bytes(self._hash.nbytes)
-        else:
-            self.cost.nbytes = self._hash.nbytes
+            visits += self._hash.visits
+        self.cost.node_visits += visits
+        self.cost.set_bytes(self._hash.nbytes)
+        self._k.locks.rmap_lock.taken(visits)
 
     def ptes_changed(self, mm: Mm, vma: VmArea, vaddrs: U64Array, olds: U64Array, news: U64Array) -> None:
         """Do the same for many; only those that were or are writable or dirty cost anything."""

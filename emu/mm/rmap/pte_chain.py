@@ -28,13 +28,18 @@ class PteChain(PresentPtes):
 
     def _add(self, pfn: int, vma: VmArea, vaddr: int) -> None:
         self._chains.add(pfn, self._key(vma.mm, vaddr))
-        self.cost.node_visits += self._chains.visits
-        self.cost.set_bytes(self._chains.nbytes)
+        self._touched()
 
     def _remove(self, pfn: int, vma: VmArea, vaddr: int) -> None:
         self._chains.remove(pfn, self._key(vma.mm, vaddr))
-        self.cost.node_visits += self._chains.visits
+        self._touched()
+
+    def _touched(self) -> None:
+        """Account what the last operation read, under the lock of one page's chain."""
+        visits = self._chains.visits
+        self.cost.node_visits += visits
         self.cost.set_bytes(self._chains.nbytes)
+        self._k.locks.rmap_lock.taken(visits)
 
     def _each(self, pfn: int, one: PteVisitor) -> int:
         keys = self._chains.get(pfn)

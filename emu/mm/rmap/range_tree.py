@@ -80,6 +80,11 @@ class RangeTree(NothingKept):
         self._nr_runs += nr_runs
         self.cost.set_bytes(self._nr_runs * NODE_NBYTES)
 
+    def _looked(self, visits: int, *, write: bool) -> None:
+        """Account one look into a VMA's tree, under that VMA's lock."""
+        self.cost.node_visits += visits
+        self._k.locks.vma_lock.taken(visits, write=write)
+
     def _shown(self, vma: VmArea, vaddr: int, pte: int) -> int:
         """Return the file page that a PTE stands for: its page's, its file offset, or the linear one."""
         if pte & self._present:
@@ -92,7 +97,7 @@ class RangeTree(NothingKept):
         pgoff = self._shown(vma, vaddr, new)
         runs = self._runs(vma)
         run = runs.holding(vaddr)
-        self.cost.node_visits += len(runs.by_vaddr).bit_length()
+        self._looked(len(runs.by_vaddr).bit_length(), write=run.pgoff + ((vaddr - run.vaddr) >> self._shift) != pgoff)
         page = (vaddr - run.vaddr) >> self._shift
         if run.pgoff + page == pgoff:
             return
@@ -177,7 +182,7 @@ class RangeTree(NothingKept):
         for vma in list(mapping.i_mmap_nonlinear):
             runs = self._runs(vma)
             found = runs.by_pgoff.stab(pgoff)
-            self.cost.node_visits += max(len(runs.by_vaddr).bit_length(), len(found))
+            self._looked(max(len(runs.by_vaddr).bit_length(), len(found)), write=False)
             for run in found:
                 vaddr = run.vaddr + (pgoff - run.pgoff << self._shift)
                 pte = vma.mm.pt.get(vaddr)

@@ -50,6 +50,11 @@ class Shadow(PresentPtes):
         assert isinstance(vma.rmap_data, ShadowTable)
         return vma.rmap_data
 
+    def _looked(self, visits: int, *, write: bool) -> None:
+        """Account one look into a VMA's table, under that VMA's lock."""
+        self.cost.node_visits += visits
+        self._k.locks.vma_lock.taken(visits, write=write)
+
     def _set_bytes(self) -> None:
         nbytes = 0
         for table in self._tables.values():
@@ -67,7 +72,7 @@ class Shadow(PresentPtes):
         pgoff = self._k.mem_map.index[pfn]
         key, slot = pgoff >> self._leaf_shift, pgoff & (self._leaf_entries - 1)
         leaf = table.leaves.get(key)
-        self.cost.node_visits += 1
+        self._looked(1, write=True)
         if leaf is None:
             leaf = table.leaves[key] = np.zeros(self._leaf_entries, np.uint32).data
             table.used[key] = 0
@@ -88,11 +93,10 @@ class Shadow(PresentPtes):
         number = ((vaddr - vma.start) >> self._page_shift) + 1
         leaf = table.leaves.get(key)
         others = table.extra.get(pgoff)
-        self.cost.node_visits += 1
+        self._looked(1 + len(others or ()), write=True)
         if leaf is None or not (leaf[slot] == number or (others and number in others)):
             raise KernelBug(f"shadow: {vma!r} has no entry for pgoff {pgoff} at {vaddr:#x}")
         if others:
-            self.cost.node_visits += len(others)
             if leaf[slot] == number:
                 leaf[slot] = others.pop()
             else:
@@ -147,9 +151,8 @@ class Shadow(PresentPtes):
         for vma in list(mapping.i_mmap_nonlinear):
             table = self._table(vma)
             leaf = table.leaves.get(key)
-            self.cost.node_visits += 2
             numbers = [leaf[slot], *table.extra.get(pgoff, ())] if leaf is not None and leaf[slot] else []
-            self.cost.node_visits += max(len(numbers) - 1, 0)
+            self._looked(2 + max(len(numbers) - 1, 0), write=False)
             for number in numbers:
                 yield vma.mm, vma.start + (number - 1 << self._page_shift)
 

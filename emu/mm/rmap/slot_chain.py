@@ -49,8 +49,11 @@ class SlotChain(PresentPtes):
         self._chains = ChainedPages(4, BLOCK_NBYTES)
         self._ranges: SortedDict = SortedDict()
 
-    def _set_bytes(self) -> None:
-        self.cost.node_visits += self._chains.visits
+    def _touched(self) -> None:
+        """Account what the last operation read, under the lock of one page's chain."""
+        visits = self._chains.visits
+        self.cost.node_visits += visits
+        self._k.locks.rmap_lock.taken(visits)
         self.cost.set_bytes(self._chains.nbytes + len(self._ranges) * RANGE_NBYTES)
 
     def _new_range(self, vma: VmArea) -> None:
@@ -83,17 +86,17 @@ class SlotChain(PresentPtes):
 
     def _add(self, pfn: int, vma: VmArea, vaddr: int) -> None:
         self._chains.add(pfn, self._slot(vma, vaddr))
-        self._set_bytes()
+        self._touched()
 
     def _remove(self, pfn: int, vma: VmArea, vaddr: int) -> None:
         self._chains.remove(pfn, self._slot(vma, vaddr))
-        self._set_bytes()
+        self._touched()
 
     def vma_converted(self, vma: VmArea) -> None:
         """Give the VMA slots and take over its PTEs."""
         self._new_range(vma)
         super().vma_converted(vma)
-        self._set_bytes()
+        self._touched()
 
     def vma_split(self, vma: VmArea, new: VmArea) -> None:
         """Let both parts use the slots that the whole had."""

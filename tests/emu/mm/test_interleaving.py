@@ -134,7 +134,7 @@ def test_shortening_the_file_within_a_fault_leaves_nothing_stale(
     # waits for the page lock, then unmaps what the fault has mapped, before the load comes to its second try.
     with (
         Interleave(window.kernel, LOOKED_UP[fault_path], truncate) as other,
-        pytest.raises(BusError, match="beyond the end|truncated meanwhile"),
+        pytest.raises(BusError, match=r"beyond the end|truncated meanwhile"),
     ):
         window.load()
     assert other.blocked == (fault_path == "merged")
