@@ -28,6 +28,7 @@ Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 _njit: Any = numba.njit         # its stubs lack options
 _make_array: Any = arrayobj.make_array
+_declare: Any = cgutils.get_or_insert_function
 _config: Any = numba.config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -91,7 +92,7 @@ def kernel(result: Any, *arguments: Any, inline: bool = False) -> Callable[[F], 
 
 
 @intrinsic
-def prefetch(typing_context: Any, array: Any, index: Any) -> Any:  # noqa: ARG001 - numba's own interface
+def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:  # noqa: ARG001 - numba's own interface
     """Ask the host for the cache line of ``array[index]``; nothing else happens. The index is not checked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -100,12 +101,14 @@ def prefetch(typing_context: Any, array: Any, index: Any) -> Any:  # noqa: ARG00
         address = builder.bitcast(builder.gep(words.data, [arguments[1]]), bytes_pointer)
         number = ir.IntType(32)
         function_type = ir.FunctionType(ir.VoidType(), [bytes_pointer, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        function = _declare(builder.module, function_type, "llvm.prefetch.p0")
         builder.call(function, [address, number(0), number(3), number(1)])
         return context.get_dummy_value()
 
     return numba.void(array, index), generate
 
+
+prefetch: Any = _prefetch       # its type is numba's affair
 
 def pure(function: F) -> F:
     """Return the plain Python function behind a kernel; a plain function comes back as it is."""
