@@ -125,20 +125,26 @@ def _run_tests(cache: Path, *arguments: str, **settings: str) -> subprocess.Comp
     )
 
 
-def test_everything_here_passes_with_bounds_checks(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def checked_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the kernels with bounds checks are cached: compiling them takes seconds."""
+    return tmp_path_factory.mktemp("checked")
+
+
+def test_everything_here_passes_with_bounds_checks(checked_cache: Path) -> None:
     tests = ["tests/emu/hw/test_mmu.py", "tests/emu/hw/test_walk.py", "-k", "not compiled"]
-    done = _run_tests(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, NUMBA_BOUNDSCHECK="1")
+    done = _run_tests(checked_cache, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, NUMBA_BOUNDSCHECK="1")
     assert done.returncode == 0, done.stdout[-4000:]
 
 
-def test_an_index_out_of_bounds_is_seen_by_that_run(tmp_path: Path) -> None:
+def test_an_index_out_of_bounds_is_seen_by_that_run(checked_cache: Path) -> None:
     code = """
 import numpy as np
 from emu.hw import access
 ram = np.zeros(4, np.uint64)
 access.load_part(ram, 64, 8, 0)
 """
-    done = _run_tests(tmp_path, "-c", code, NUMBA_BOUNDSCHECK="1")
+    done = _run_tests(checked_cache, "-c", code, NUMBA_BOUNDSCHECK="1")
     assert "IndexError" in done.stderr
 
 
