@@ -198,6 +198,7 @@ class Machine:
             inode.close()
         for mm in k.mms.values():
             mm.dead = True
+        k.current = [None] * len(k.cpus)
 
     def __enter__(self) -> Self:
         return self

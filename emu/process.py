@@ -3,6 +3,7 @@
 System calls raise OSError with the errno that Linux gives; accesses raise SegmentationFault, BusError or OutOfMemory.
 """
 
+import contextlib
 import errno
 import fcntl
 import mmap as host_mmap
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from emu.errors import BusError, OutOfMemory
 from emu.hw.mmu import AccessKind, kind_of
 from emu.mapping import Mapping
 from emu.mm import mmap as mm_mmap
@@ -127,7 +129,9 @@ class Process:
         finally:
             self.mm.mmap_sem.up_write()
         if flags & (mm_mmap.MAP_POPULATE | mm_mmap.MAP_LOCKED) and not flags & mm_mmap.MAP_NONBLOCK:
-            syscalls.make_pages_present(k, self.mm, where, where + mm_mmap.page_align(k, nbytes))
+            # The mapping stands, whether it could be populated or not (mm_populate).
+            with contextlib.suppress(BusError, OutOfMemory):
+                syscalls.make_pages_present(k, self.mm, where, where + mm_mmap.page_align(k, nbytes))
         self._leave_kernel()
         return where
 

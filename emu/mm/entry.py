@@ -5,6 +5,7 @@ The MMU runs until an access faults or a quantum is over; then the kernel has it
 Source: Linux v2.6.23 arch/i386/mm/fault.c: do_page_fault().
 """
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emu.errors import SegmentationFault
-from emu.hw.mmu import R_CR2, R_ERROR, R_FAULT, AccessKind, Mmu
+from emu.hw.mmu import R_CR2, R_ERROR, R_FAULT, Mmu
 from emu.mm.fault import handle_mm_fault
 from emu.mm.kernel import Kernel
 from emu.mm.sched import boundary, quantum_end, schedule_until, take_pause, throttle
@@ -25,9 +26,6 @@ QUANTUM = 1 << 18
 
 U64Array = npt.NDArray[np.uint64]
 U8Array = npt.NDArray[np.uint8]
-
-_STORE = int(AccessKind.STORE)
-_FETCH = int(AccessKind.FETCH)
 
 
 def do_page_fault(k: Kernel, mm: Mm, vaddr: int, *, write: bool, execute: bool) -> None:
@@ -66,9 +64,16 @@ def _page_fault(k: Kernel, mm: Mm, mmu: Mmu) -> None:
         throttle(k)
 
 
+def _enter_user(k: Kernel, mm: Mm) -> Mmu:
+    """Return the present CPU with the mm loaded; ESRCH if it is no more."""
+    if mm.dead:
+        raise OSError(errno.ESRCH, "the process has exited, or its machine is off")
+    return k.switch_mm(mm)
+
+
 def access(k: Kernel, mm: Mm, vaddr: int, kind: int, value: int) -> int:
     """Do one access of user mode; returns what was loaded."""
-    mmu = k.cpus[k.cpu] if k.current[k.cpu] is mm else k.switch_mm(mm)
+    mmu = k.cpus[k.cpu] if k.current[k.cpu] is mm else _enter_user(k, mm)
     result = mmu.access(vaddr, kind, value)
     while mmu.regs[R_FAULT]:
         _page_fault(k, mm, mmu)
@@ -124,15 +129,16 @@ class Task:
 
 def run_quantum(k: Kernel, task: Task) -> None:
     """Run a task for at most one quantum, or until it is throttled."""
-    mm = task.mm
+    mm, fmt = task.mm, k.fmt
     stop = min(len(task.vaddrs), task.position + QUANTUM)
     while task.position < stop:
-        mmu = k.switch_mm(mm)
+        mmu = _enter_user(k, mm)
         task.position = mmu.run(task.vaddrs, task.kinds, task.values, task.position, stop)
         if task.position >= stop:
             break
-        kind = int(task.kinds[task.position]) & 3
-        do_page_fault(k, mm, mmu.regs[R_CR2], write=kind == _STORE, execute=kind == _FETCH)
+        # What the CPU reports, not what the access was: without NX a fetch is a read.
+        code = mmu.regs[R_ERROR]
+        do_page_fault(k, mm, mmu.regs[R_CR2], write=fmt.fault_is_write(code), execute=fmt.fault_is_exec(code))
         boundary(k)
         if k.pause_s:
             task.wake_at_s = take_pause(k)
