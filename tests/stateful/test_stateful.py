@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.stateful.rules import Config, KernelRules
+from tests.stateful.ground import Config
+from tests.stateful.rules import KernelRules
 
 QUICK = settings(
     derandomize=True,
