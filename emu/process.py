@@ -24,6 +24,7 @@ from emu.mm.fremap import remap_file_pages, remap_file_pages_bulk
 from emu.mm.inode import Inode, open_inode
 from emu.mm.kernel import Kernel
 from emu.mm.mprotect import do_mprotect
+from emu.mm.mremap import MREMAP_MAYMOVE, do_mremap
 from emu.mm.sched import boundary, throttle
 from emu.mm.truncate import ftruncate
 from emu.mm_types.mm import Mm
@@ -152,6 +153,19 @@ class Process:
         """munmap(2)."""
         self._alive()
         self._write_locked(lambda: mm_mmap.do_munmap(self.kernel, self.mm, vaddr, nbytes))
+
+    def mremap(
+        self, old_vaddr: int, old_nbytes: int, new_nbytes: int, flags: int = MREMAP_MAYMOVE, new_vaddr: int = 0
+    ) -> int:
+        """mremap(2); returns where the mapping is now."""
+        self._alive()
+        moved: list[int] = []
+        self._write_locked(
+            lambda: moved.append(
+                do_mremap(self.kernel, self.mm, old_vaddr, old_nbytes, new_nbytes, flags, new_vaddr)
+            )
+        )
+        return moved[0]
 
     def mprotect(self, vaddr: int, nbytes: int, prot: int) -> None:
         """mprotect(2)."""
@@ -293,9 +307,6 @@ class Process:
         """Store an unsigned number of 8 bytes."""
         access(self.kernel, self.mm, vaddr, _STORE, value)
 
-    def mremap(self, old_vaddr: int, old_nbytes: int, new_nbytes: int) -> int:
-        """mremap(2) with MREMAP_MAYMOVE; ENOSYS so far."""
-        raise OSError(errno.ENOSYS, f"mremap of {old_nbytes} bytes at {old_vaddr:#x} to {new_nbytes}: not built yet")
 
 
 def _apply_access(flags: int, prot: int, access: int) -> tuple[int, int]:

@@ -50,7 +50,6 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
             copy = new_vma(k, child, vma.start, vma.end, vma.flags & ~VM_LOCKED, vma.pgoff, vma.mapping)
             vma_link(child, copy)
             if vma.flags & VM_NONLINEAR:
-                child.nr_nonlinear += copy.nr_pages
                 k.rmap.vma_converted(copy)
             copy_page_range(k, copy, vma)
     except NoFrameError:

@@ -76,7 +76,7 @@ def do_mmap(
                 raise OSError(errno.EACCES, f"{inode.name} is not open for writing")
             # As the kernel does: mprotect(PROT_WRITE) then fails, too.
             vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
-    vaddr = _get_unmapped_area(k, mm, vaddr, nbytes, flags)
+    vaddr = get_unmapped_area(k, mm, vaddr, nbytes, flags)
     if flags & MAP_FIXED:
         do_munmap(k, mm, vaddr, nbytes)
     if inode is None and kind == MAP_SHARED:
@@ -106,7 +106,7 @@ def _check_mmap(k: Kernel, mm: Mm, nbytes: int, flags: int, pgoff: int) -> int:
     return kind
 
 
-def _get_unmapped_area(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) -> int:
+def get_unmapped_area(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) -> int:
     """Return where a mapping goes: exactly there (MAP_FIXED), there if free, or the highest gap."""
     if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
         if vaddr & (k.page_size - 1):

@@ -57,6 +57,8 @@ def vma_link(mm: Mm, vma: VmArea) -> None:
     mm.total_vm += vma.nr_pages
     if vma.flags & VM_LOCKED:
         mm.locked_vm += vma.nr_pages
+    if vma.flags & VM_NONLINEAR:
+        mm.nr_nonlinear += vma.nr_pages
     i_mmap_insert(vma)
 
 
@@ -68,6 +70,7 @@ def remove_vma(k: Kernel, mm: Mm, vma: VmArea) -> None:
         mm.locked_vm -= vma.nr_pages
     i_mmap_remove(vma)
     if vma.flags & VM_NONLINEAR:
+        mm.nr_nonlinear -= vma.nr_pages
         k.rmap.vma_closed(vma)
     mapping = vma.mapping
     if mapping is not None and mapping.host.fd_buffered < 0 and not mapping.is_mapped():

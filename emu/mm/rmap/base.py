@@ -77,10 +77,6 @@ class RmapStrategy(Protocol):
         """Take note that `vma` now covers `gone`, too, which is no more."""
         ...
 
-    def vma_moved(self, vma: VmArea, old_start: int) -> None:
-        """Take note that a VMA and its PTEs moved from `old_start` (mremap)."""
-        ...
-
     def vma_closed(self, vma: VmArea) -> None:
         """Forget a VMA; its PTEs are gone already."""
         ...
@@ -139,9 +135,6 @@ class NothingKept:
         """Keep nothing."""
 
     def vma_merged(self, vma: VmArea, gone: VmArea) -> None:
-        """Keep nothing."""
-
-    def vma_moved(self, vma: VmArea, old_start: int) -> None:
         """Keep nothing."""
 
     def vma_closed(self, vma: VmArea) -> None:

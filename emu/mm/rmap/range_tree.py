@@ -164,13 +164,6 @@ class RangeTree(NothingKept):
             self._add_joined(runs, run)
         self._count(len(runs.by_vaddr) - before)
 
-    def vma_moved(self, vma: VmArea, old_start: int) -> None:
-        """Move the addresses of all runs."""
-        runs = self._runs(vma)
-        vma.rmap_data = moved = Runs()
-        for run in runs.by_vaddr.values():
-            moved.add(Run(run.vaddr - old_start + vma.start, run.pgoff, run.nr_pages))
-
     def vma_closed(self, vma: VmArea) -> None:
         """Free the tree."""
         self._count(-len(self._runs(vma).by_vaddr))

@@ -136,9 +136,6 @@ class Shadow(PresentPtes):
         self._tables.pop(id(gone.rmap_data), None)
         self._rebuild(vma)
 
-    def vma_moved(self, vma: VmArea, old_start: int) -> None:
-        """Keep the table: page numbers within the VMA do not change."""
-
     def vma_closed(self, vma: VmArea) -> None:
         """Free the table."""
         self._tables.pop(id(vma.rmap_data), None)

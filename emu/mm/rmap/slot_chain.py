@@ -109,12 +109,6 @@ class SlotChain(PresentPtes):
         assert isinstance(gone.rmap_data, list)
         vma.rmap_data = vma.rmap_data + [one for one in gone.rmap_data if one not in vma.rmap_data]
 
-    def vma_moved(self, vma: VmArea, old_start: int) -> None:
-        """Move the VMA's ranges with it; the PTEs are moved after this, each with its notice."""
-        del old_start
-        self.vma_closed(vma)
-        self._new_range(vma)
-
     def vma_closed(self, vma: VmArea) -> None:
         """Give slots back as soon as no VMA covers any of their range."""
         assert isinstance(vma.rmap_data, list)

@@ -1,0 +1,133 @@
+"""mremap: shrink, grow in place, or move a mapping with its PTEs.
+
+A nonlinear VMA keeps its page order: its PTEs, file PTEs included, move as they are. What it gains shows the file
+pages that a linear mapping of that length would show.
+
+Source: Linux v2.6.20 mm/mremap.c: do_mremap(), move_vma(), move_page_tables().
+"""
+
+import errno
+
+import numpy as np
+
+from emu.mm.kernel import Kernel
+from emu.mm.memory import flush_tlb_vaddrs, pte_flags
+from emu.mm.mmap import MAP_FIXED, do_munmap, get_unmapped_area, page_align
+from emu.mm.syscalls import make_pages_present
+from emu.mm.vma_ops import isolate, merge_around, new_vma, vma_link
+from emu.mm_types.mm import Mm
+from emu.mm_types.pgtable import NoFrameError, set_ptes
+from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VM_SHARED, VmArea
+
+MREMAP_MAYMOVE = 1
+MREMAP_FIXED = 2
+
+
+def do_mremap(
+    k: Kernel, mm: Mm, vaddr: int, old_nbytes: int, new_nbytes: int, flags: int, new_vaddr: int = 0
+) -> int:
+    """Change the length of a mapping, perhaps its place; return where it is now.
+
+    Errors: EINVAL (flags, borders, overlap, no new length), EFAULT (the old range is not one mapping), ENOMEM (no room,
+    or it would have to move and may not).
+    """
+    fixed = bool(flags & MREMAP_FIXED)
+    if flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED) or (fixed and not flags & MREMAP_MAYMOVE):
+        raise OSError(errno.EINVAL, f"mremap flags {flags:#x}: MREMAP_FIXED needs MREMAP_MAYMOVE, others are unknown")
+    if vaddr & (k.page_size - 1) or old_nbytes < 0 or new_nbytes <= 0:
+        raise OSError(errno.EINVAL, "mremap needs an address on a page border and a new length")
+    old_nbytes, new_nbytes = page_align(k, old_nbytes), page_align(k, new_nbytes)
+    if fixed:
+        _check_target(k, mm, vaddr, old_nbytes, new_vaddr, new_nbytes)
+        do_munmap(k, mm, new_vaddr, new_nbytes)
+    if old_nbytes > new_nbytes:
+        _find_vma(mm, vaddr, new_nbytes)
+        do_munmap(k, mm, vaddr + new_nbytes, old_nbytes - new_nbytes)
+        old_nbytes = new_nbytes
+    vma = _find_vma(mm, vaddr, old_nbytes)
+    if old_nbytes == new_nbytes and not fixed:
+        return vaddr
+    if not old_nbytes and not vma.flags & VM_SHARED:
+        raise OSError(errno.EINVAL, "mremap of length 0 duplicates shared mappings only")
+    if not fixed and old_nbytes and _may_grow_in_place(mm, vma, vaddr, old_nbytes, new_nbytes):
+        _grow(k, mm, vma, vaddr + new_nbytes)
+        return vaddr
+    if not flags & MREMAP_MAYMOVE:
+        raise OSError(errno.ENOMEM, f"no room to grow at {vaddr:#x}, and MREMAP_MAYMOVE is not given")
+    if not fixed:
+        new_vaddr = get_unmapped_area(k, mm, 0, new_nbytes, 0)
+    return _move_vma(k, mm, vma, vaddr, old_nbytes, new_vaddr, new_nbytes)
+
+
+def _check_target(k: Kernel, mm: Mm, vaddr: int, old_nbytes: int, new_vaddr: int, new_nbytes: int) -> None:
+    if new_vaddr & (k.page_size - 1) or not 0 <= new_vaddr <= mm.task_size - new_nbytes:
+        raise OSError(errno.EINVAL, f"mremap cannot move to {new_vaddr:#x}")
+    if new_vaddr < vaddr + old_nbytes and vaddr < new_vaddr + new_nbytes:
+        raise OSError(errno.EINVAL, "the old and the new range of mremap overlap")
+    get_unmapped_area(k, mm, new_vaddr, new_nbytes, MAP_FIXED)
+
+
+def _find_vma(mm: Mm, vaddr: int, nbytes: int) -> VmArea:
+    vma = mm.vmas.find(vaddr)
+    if vma is None or vma.start > vaddr or vaddr + nbytes > vma.end:
+        raise OSError(errno.EFAULT, f"{nbytes:#x} bytes at {vaddr:#x} are not one mapping")
+    return vma
+
+
+def _may_grow_in_place(mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_nbytes: int) -> bool:
+    if vaddr + old_nbytes != vma.end or vaddr + new_nbytes > mm.task_size:
+        return False
+    return not mm.vmas.overlapping(vma.end, vaddr + new_nbytes)
+
+
+def _grow(k: Kernel, mm: Mm, vma: VmArea, end: int) -> None:
+    """Add the missing part as a VMA that continues this one, and merge them."""
+    start = vma.end
+    more = new_vma(k, mm, start, end, vma.flags, vma.linear_pgoff(start), vma.mapping)
+    vma_link(mm, more)
+    if vma.flags & VM_NONLINEAR:
+        k.rmap.vma_converted(more)
+    locked = vma.flags & VM_LOCKED
+    merge_around(k, mm, more)
+    if locked:
+        make_pages_present(k, mm, start, end)
+
+
+def _move_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_vaddr: int, new_nbytes: int) -> int:
+    """Make the new mapping, move the PTEs, unmap the old one."""
+    if old_nbytes:
+        vma = isolate(k, mm, vma, vaddr, vaddr + old_nbytes)
+    moved = new_vma(k, mm, new_vaddr, new_vaddr + new_nbytes, vma.flags, vma.linear_pgoff(vaddr), vma.mapping)
+    vma_link(mm, moved)
+    if moved.flags & VM_NONLINEAR:
+        k.rmap.vma_converted(moved)
+    try:
+        _move_page_tables(k, vma, moved, old_nbytes)
+    except NoFrameError:
+        do_munmap(k, mm, new_vaddr, new_nbytes)
+        raise OSError(errno.ENOMEM, "no frame for a page table") from None
+    locked = moved.flags & VM_LOCKED
+    if old_nbytes:
+        do_munmap(k, mm, vaddr, old_nbytes)
+    merge_around(k, mm, moved)
+    if locked:
+        make_pages_present(k, mm, new_vaddr, new_vaddr + new_nbytes)
+    return new_vaddr
+
+
+def _move_page_tables(k: Kernel, vma: VmArea, moved: VmArea, nbytes: int) -> None:
+    mm = vma.mm
+    if not nbytes:
+        return
+    distance = moved.start - vma.start
+    # Tables first: reclaim on their behalf may change the very PTEs that are to be moved.
+    for vaddr in mm.pt.entries(vma.start, vma.start + nbytes)[0].tolist():
+        mm.pt.leaf(vaddr + distance)
+    vaddrs, ptes = mm.pt.entries(vma.start, vma.start + nbytes)
+    if not len(vaddrs):
+        return
+    set_ptes(mm, vma, vaddrs, ptes, np.zeros_like(ptes))
+    present, _ = pte_flags(k, ptes)
+    flush_tlb_vaddrs(k, mm, vaddrs[present])
+    new_vaddrs = (vaddrs.astype(np.int64) + distance).astype(np.uint64)
+    set_ptes(mm, moved, new_vaddrs, np.zeros_like(ptes), ptes)
