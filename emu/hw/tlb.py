@@ -1,4 +1,4 @@
-"""The TLB: a model's geometry as data, and look-up, refill and invalidation in a CPU's state array.
+"""The TLB: look-up and refill in a CPU's state array, for any model's geometry.
 
 Two set-associative levels, tagged with ASIDs, each set replaced first in, first out: a hit changes nothing,
 so it costs nothing. An entry stays until it is replaced or invalidated, whatever happens to the page table.
@@ -11,52 +11,28 @@ Where hardware may choose, this one walks again when an entry does not allow the
 dirty, and drops the entries of an address that faulted (Intel SDM volume 3A, 4.10.4.1).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from emu.hw import state as s
 from emu.hw.jit import NOTHING, WORD, WORDS, Word, Words, kernel
+from emu.hw.tlb_models import DEFAULT, PRESETS, TlbModel, get_model
 from emu.hw.walk import U0, U1, U2, U3, fault, walk
+
+__all__ = [
+    "DEFAULT",
+    "NOWHERE",
+    "PRESETS",
+    "TlbModel",
+    "drop_tag",
+    "find",
+    "front_clear",
+    "front_drop",
+    "get_model",
+    "translate",
+]
 
 NOWHERE = np.uint64(2**64 - 1)
 KIND_STORE_BIT = np.uint64(1)
-
-
-@dataclass(frozen=True, slots=True)
-class TlbModel:
-    """Sizes of one CPU's TLBs. Sets are powers of two; `pwc_entries` is per level, 0 for none."""
-
-    name: str
-    l1_sets: int
-    l1_ways: int
-    l2_sets: int
-    l2_ways: int
-    pwc_entries: int
-    source: str
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that cannot be indexed by address bits."""
-        for what, count in (("l1_sets", self.l1_sets), ("l2_sets", self.l2_sets)):
-            if count < 1 or count & count - 1:
-                raise ValueError(f"{what} is {count}; it must be a power of two")
-        if self.pwc_entries and self.pwc_entries & self.pwc_entries - 1:
-            raise ValueError(f"pwc_entries is {self.pwc_entries}; it must be 0 or a power of two")
-        if min(self.l1_ways, self.l2_ways) < 1:
-            raise ValueError("a TLB set needs at least one way")
-
-
-SKYLAKE = TlbModel(
-    name="skylake",
-    l1_sets=16,
-    l1_ways=4,
-    l2_sets=128,
-    l2_ways=12,
-    pwc_entries=32,
-    source="Intel 64 and IA-32 Optimization Reference Manual, Skylake TLB parameters: DTLB 64 entries 4-way, "
-    "STLB 1536 entries 12-way; the size of the page-walk cache is an assumption",
-)
-DEFAULT = SKYLAKE
 
 
 @kernel(WORD, WORDS, WORD, WORD, WORD, WORD, inline=True)

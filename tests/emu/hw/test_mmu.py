@@ -6,7 +6,7 @@ import pytest
 from emu.hw.mmu import R_FAULT, AccessKind, Cause, Mmu, kind_of
 from emu.hw.physmem import PhysMem
 from emu.hw.pte import FORMATS, get_format
-from emu.hw.tlb import TlbModel
+from emu.hw.tlb import PRESETS, TlbModel, get_model
 from tests.emu.hw.space import Space
 
 LOAD, STORE, FETCH = AccessKind.LOAD, AccessKind.STORE, AccessKind.FETCH
@@ -336,6 +336,29 @@ def test_a_first_level_holds_exactly_its_ways() -> None:
         space.mmu.access(BASE + page * 4096, LOAD, 0)
         misses.append(space.mmu.counters()["tlb_l1_misses"] - before)
     assert misses == [1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0, 1], "page 4 replaces the oldest, page 0"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_each_preset_holds_what_it_says(preset: str) -> None:
+    model = get_model(preset)
+    space = Space("x86_64", 3000, model)
+    reach = model.l2_sets * model.l2_ways
+    vaddrs = [BASE + page * 4096 for page in range(reach)]
+    for vaddr in vaddrs:
+        space.map(vaddr)
+    kinds, values = [int(LOAD)] * reach, [0] * reach
+    space.run(vaddrs, kinds, values)
+    walks = space.mmu.counters()["walks"]
+    assert walks == reach
+    space.run(vaddrs, kinds, values)
+    assert space.mmu.counters()["walks"] == walks, "all of them fit"
+    assert space.mmu.counters()["tlb_l2_hits"] == reach, "and do not fit the first level"
+    assert model.source
+
+
+def test_an_unknown_preset_names_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"no TLB model '486'; there are: core2, .*skylake"):
+        get_model("486")
 
 
 def test_the_walk_cache_is_stale_too_until_a_flush() -> None:
