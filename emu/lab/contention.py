@@ -6,7 +6,7 @@ visits of each operation, at an assumed price a visit, and lets threads queue fo
 - mmap_sem (fair, readers together): for reading in a fault and in a nonlinear remap, for writing where a remap makes
   VMAs, since that changes the mm's tree of VMAs;
 - a reader-writer lock in the VMA, where a strategy keeps its structure there (range_tree, shadow), just around the
-  structure's visits: for writing in a remap, for reading by the flusher and in range_tree's faults, which change nothing;
+  structure's visits: for writing in a remap, for reading by the flusher and in range_tree's faults;
 - i_mmap_lock of the file: the flusher, for all visits of one page_mkclean; and a remap that makes VMAs, to link them;
 - the page lock: a fault and the flusher. Chains and the dirty index are taken to be locked page by page, or bucket by
   bucket: nobody else waits for those.
