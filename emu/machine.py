@@ -56,6 +56,8 @@ class Machine:
         Fill frames with junk when they are allocated and freed.
     remap_privileged
         remap_file_pages needs a privileged process.
+    nonlinear_max_pages
+        Most pages that an unprivileged process may have in nonlinear mappings; 0: no bound.
     readahead
         Largest read-ahead in pages; 0: none.
     guest_cache
@@ -83,6 +85,7 @@ class Machine:
         params: DirtyParams | None = None,
         junk: bool = True,
         remap_privileged: bool = False,
+        nonlinear_max_pages: int = 0,
         readahead: int = 32,
         guest_cache: str = "none",
         plain_caps: str = "disk",
@@ -103,6 +106,7 @@ class Machine:
             fault_path=fault_path,
             readahead_pages=readahead,
             remap_privileged=remap_privileged,
+            nonlinear_max_pages=nonlinear_max_pages,
             guest_cache=guest_cache,
             plain_caps=plain_caps,
             audit_dirty=audit,
