@@ -14,6 +14,7 @@ from emu.check import check
 from emu.errors import KernelBug
 from emu.hw.mmu import AccessKind, kind_of
 from emu.machine import Machine
+from emu.mm.entry import QUANTUM
 from emu.mm_types.clock import VirtualClock
 from emu.mm_types.events import EventKind
 from emu.mm_types.pgtable import set_pte
@@ -239,6 +240,17 @@ def test_unknown_caps_are_refused_when_a_file_is_mapped(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nonsense"):
         machine.spawn().mmap(str(path), PAGE)
     machine.power_off()
+
+
+def test_a_quantum_ticks_the_clock_and_kernel_threads_get_their_turn(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, params=DirtyParams(periodic_s=0.005, expire_s=0.001))
+    lab.process.store(lab.at(0), stamp(0, 1))
+    start_s = lab.clock.now()
+    lab.process.run(np.full(3 * QUANTUM, lab.at(1), np.uint64), kind_of(AccessKind.LOAD, 8))
+    assert lab.clock.now() == pytest.approx(start_s + 3 * lab.clock.tick_s)
+    assert on_disk(lab.path, 0) == stamp(0, 1)
+    check(lab.machine)
+    lab.machine.power_off()
 
 
 def test_many_processes_come_and_go(tmp_path: Path) -> None:

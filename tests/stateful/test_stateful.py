@@ -14,7 +14,7 @@ from tests.stateful.rules import KernelRules
 QUICK = settings(
     derandomize=True,
     database=None,
-    max_examples=32,
+    max_examples=24,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -28,6 +28,12 @@ CONFIGS = [
     for rmap, fmt, caps, io_depth in product(
         ("none", "scan", "dirty_index"), ("x86_64", "i386"), ("disk", "ramfs"), (0, 2)
     )
+]
+# The strategies of the comparison: on the capability that they are about.
+CONFIGS += [
+    Config(rmap, fmt, "disk", io_depth)
+    for rmap in ("pte_chain", "slot_chain", "range_tree", "shadow")
+    for fmt, io_depth in (("x86_64", 2), ("i386", 0))
 ]
 
 
