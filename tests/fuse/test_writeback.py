@@ -199,7 +199,7 @@ def test_a_full_store_refuses_before_it_loses(small_disk: str, make_mount: MakeM
             try:
                 accepted += os.write(fd, b"x" * (64 << 10))
             except OSError as error:
-                refused = error.errno
+                refused = error.errno or 0
         assert refused == errno.ENOSPC
         os.fsync(fd)
     finally:
