@@ -6,10 +6,12 @@ pages that a linear mapping of that length would show.
 Source: Linux v2.6.20 mm/mremap.c: do_mremap(), move_vma(), move_page_tables().
 """
 
+import contextlib
 import errno
 
 import numpy as np
 
+from emu.errors import BusError, OutOfMemory
 from emu.mm.kernel import Kernel
 from emu.mm.memory import flush_tlb_vaddrs, pte_flags
 from emu.mm.mmap import MAP_FIXED, do_munmap, get_unmapped_area, page_align
@@ -90,7 +92,8 @@ def _grow(k: Kernel, mm: Mm, vma: VmArea, end: int) -> None:
     locked = vma.flags & VM_LOCKED
     merge_around(k, mm, more)
     if locked:
-        make_pages_present(k, mm, start, end)
+        with contextlib.suppress(BusError, OutOfMemory):
+            make_pages_present(k, mm, start, end)
 
 
 def _move_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_vaddr: int, new_nbytes: int) -> int:
@@ -111,7 +114,8 @@ def _move_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_v
         do_munmap(k, mm, vaddr, old_nbytes)
     merge_around(k, mm, moved)
     if locked:
-        make_pages_present(k, mm, new_vaddr, new_vaddr + new_nbytes)
+        with contextlib.suppress(BusError, OutOfMemory):
+            make_pages_present(k, mm, new_vaddr, new_vaddr + new_nbytes)
     return new_vaddr
 
 

@@ -3,8 +3,10 @@
 Source: Linux v4.6 mm/mmap.c: sys_remap_file_pages(), with the fix that lets a call span adjacent VMAs of one file.
 """
 
+import contextlib
 import errno
 
+from emu.errors import BusError, OutOfMemory
 from emu.mm.inode import Inode
 from emu.mm.kernel import Kernel
 from emu.mm.mmap import (
@@ -56,4 +58,6 @@ def remap_with_vmas(k: Kernel, mm: Mm, vma: VmArea, start: int, nbytes: int, pgo
     k.rmap.cost.set_bytes(k.rmap.cost.nbytes + (mm.map_count - before) * VMA_NBYTES)
     k.vmstat.nr_remap += nbytes >> k.page_shift
     if not flags & MAP_NONBLOCK:
-        make_pages_present(k, mm, start, end)
+        # The mapping stands, whether it could be populated or not (mm_populate).
+        with contextlib.suppress(BusError, OutOfMemory):
+            make_pages_present(k, mm, start, end)
