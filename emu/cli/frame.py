@@ -23,6 +23,7 @@ EXIT_INTERRUPTED = 130
 
 _SUBCOMMANDS = (
     "emu.cli.compare",
+    "emu.cli.dos",
     "emu.cli.run",
     "emu.cli.watch",
     "emu.cli.report",

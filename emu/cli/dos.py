@@ -1,0 +1,68 @@
+"""fremap dos: what one unprivileged process can do to one page_mkclean and one page's reclaim, and the guards."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_STEP = 4
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommand."""
+    app.command("dos", rich_help_panel="Experiments")(dos)
+
+
+def dos(
+    *,
+    max_pages: Annotated[int, typer.Option(min=64, help="Largest mapping of each process, in pages.")] = 65536,
+    max_aliases: Annotated[int, typer.Option(min=64, help="Most addresses that show one page.")] = 4096,
+    max_processes: Annotated[int, typer.Option(min=1, help="Most processes that map the file.")] = 8,
+    rmap: Annotated[
+        list[str] | None, typer.Option(help="A reverse-map strategy; all of them if not given. Repeatable.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="The page-table format.")] = "x86_64",  # noqa: A002 - the option's name
+    bound: Annotated[int, typer.Option(min=2, help="The bound on nonlinear pages that is tried as a guard.")] = 1000,
+    attack_seconds: Annotated[float, typer.Option(min=0, help="Leave attacks out that would take longer.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="Decides the orders.")] = 0,
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write the rows as JSON.")] = None,
+) -> int:
+    """Attack one page's page_mkclean and reclaim: what an unprivileged process can make them cost.
+
+    Each attack runs under every reverse map, with more pages, processes and addresses from row to row. Then the
+    guards are tried: privilege required, and a bound on nonlinear pages. Exits with 1 if a guard does not hold.
+    """
+    # Here, not at the top: numba and the machine take a second to load, and --help needs neither.
+    from rich.console import Console  # noqa: PLC0415 - see above
+
+    from emu.cli.progress import RichProgress  # noqa: PLC0415 - see above
+    from emu.lab.dos import DosPlan, run_attacks, try_guards  # noqa: PLC0415 - see above
+    from emu.mm.rmap import STRATEGIES  # noqa: PLC0415 - see above
+    from emu.report.answer_dos import attack_tables, dos_verdicts, guard_table  # noqa: PLC0415 - see above
+
+    chosen = tuple(STRATEGIES) if not rmap or "all" in rmap else tuple(rmap)
+    plan = DosPlan(chosen, format, _growing(max_pages), _growing(max_aliases), _doubling(max_processes), seed)
+    rows = run_attacks(plan, attack_seconds, RichProgress())
+    guards = try_guards(bound, fmt=format)
+    if json_path is not None:
+        records = {"version": 1, "attacks": [asdict(row) for row in rows], "guards": [asdict(guard) for guard in guards]}
+        json_path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    console = Console(highlight=False)
+    for table in attack_tables(rows):
+        console.print(table)
+    console.print(guard_table(guards))
+    said = dos_verdicts(rows, guards)
+    for good, sentence in said:
+        console.print(f"{'[green]ok[/]' if good else '[bold red]BROKEN[/]'} {sentence}", soft_wrap=True)
+    return 0 if all(good for good, _ in said) else 1
+
+
+def _growing(most: int) -> tuple[int, ...]:
+    """Return three sizes up to `most`, each a quarter or a sixteenth of it."""
+    return tuple(sorted({max(most // _STEP**step, 2) for step in range(3)}))
+
+
+def _doubling(most: int) -> tuple[int, ...]:
+    return tuple(sorted({1, most}))
