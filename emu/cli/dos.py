@@ -47,7 +47,8 @@ def dos(
     rows = run_attacks(plan, attack_seconds, RichProgress())
     guards = try_guards(bound, fmt=format)
     if json_path is not None:
-        records = {"version": 1, "attacks": [asdict(row) for row in rows], "guards": [asdict(guard) for guard in guards]}
+        attacks = [asdict(row) for row in rows]
+        records = {"version": 1, "attacks": attacks, "guards": [asdict(guard) for guard in guards]}
         json_path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     console = Console(highlight=False)
     for table in attack_tables(rows):

@@ -28,14 +28,14 @@ def attack_tables(rows: Sequence[DosRow]) -> list[Table]:
         (
             "reverse map", "\npages", "pro-\ncesses", "mkclean\nvisits", "reclaim\nvisits", "its\nmemory",
             "attacker\npays",
-        ),  # fmt: skip
+        ),
     )
     alias = _table(
         "alias: one page at every address, stored through each",
         (
             "reverse map", "addres-\nses", "mkclean\nvisits", "removal\nvisits", "at\nworst", "reclaim\nvisits",
             "its\nmemory",
-        ),  # fmt: skip
+        ),
     )
     for table, attack in ((wide, "wide"), (alias, "alias")):
         last = None
