@@ -30,6 +30,7 @@ from fsbackend.node import Node
 from fsbackend.options import MountOptions
 from fsbackend.powercut import Gate, PowerCutter
 from fsbackend.ramstore import RamStore
+from fsbackend.share import SharedLimit
 
 log = logging.getLogger("fremap")
 
@@ -64,6 +65,8 @@ class Daemon:
         if isinstance(self.store, DirStore):
             self.cache.free_nbytes = self._free_nbytes
         self.flusher = Flusher(self.cache, after_pass=self.fs.reap)
+        self.shared = SharedLimit(state.state_dir() / "dirty-limit")
+        self.flusher.share_with = self.shared.exchange
         self.operations = Operations(self.fs, self.injector, options.timeout_s)
         self.cutter: PowerCutter | None = None
         if journal is not None:
@@ -114,6 +117,7 @@ class Daemon:
             signal.signal(number, lambda _number, _frame: self.unmount_self())
         self.session.done.wait()
         self.flusher.stop()
+        self.shared.close()
         self.session.close()
         failures = self.fs.close()
         for line in failures:

@@ -30,7 +30,7 @@ class Flusher:
         self._after_pass = after_pass
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
-        self.share_with: Callable[[], tuple[int, float]] = lambda: (0, 1.0)
+        self.share_with: Callable[[int, float], tuple[int, float]] = lambda _dirty, _bandwidth: (0, 1.0)
         self._failed_until_s = 0.0
         self.nr_passes = 0
         self.gate: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -50,7 +50,10 @@ class Flusher:
     def refresh_limits(self) -> None:
         """Take the limits from the memory that is available now, dirty pages included, and the other mounts."""
         cache = self.cache
-        others_dirty, share = self.share_with()
+        bdi = cache.bdi
+        others_dirty, share = self.share_with(bdi.nr_reclaimable_and_writeback, bdi.throttle.avg_write_bandwidth)
+        if bdi.params.dirty_bytes:
+            others_dirty, share = 0, 1.0  # a limit in bytes is this mount's own, not the machine's
         with cache.lock:
             own = cache.bdi.nr_reclaimable_and_writeback
             available = psutil.virtual_memory().available // PAGE_SIZE + own

@@ -88,6 +88,20 @@ def test_strictlimit_holds_a_mount_to_its_ratio(make_mount: MakeMount) -> None:
             assert (stats["nr_dirty"] + stats["nr_writeback"]) * 4096 <= 6 << 20
 
 
+def test_mounts_share_the_limit(make_mount: MakeMount) -> None:
+    one, two = make_mount("disk", params=LAZY), make_mount("disk", params=LAZY)
+    (one.path / "file").write_bytes(bytes(4 << 20))
+    wait_for(lambda: two.stats()["OthersDirty"] >= 4 << 10)
+    alone = two.stats()["DirtyThresh"]
+    (two.path / "file").write_bytes(bytes(1 << 20))
+    wait_for(lambda: one.stats()["OthersDirty"] >= 1 << 10)
+    stats = one.stats()
+    assert stats["BdiDirtyThresh"] < 0.9 * stats["DirtyThresh"]
+    assert stats["DirtyThresh"] > 0.8 * alone
+    one.umount()
+    wait_for(lambda: two.stats()["OthersDirty"] < 4 << 10)
+
+
 def test_limits_change_live(make_mount: MakeMount) -> None:
     mounted = make_mount("disk", params=LAZY)
     (mounted.path / "file").write_bytes(bytes(4 << 20))

@@ -1,0 +1,83 @@
+"""How several mounts share the machine's dirty limit: one small file that each daemon writes its row of.
+
+A row is 64 bytes: pid, dirty pages, writeback bandwidth, time. Each daemon writes its own row only, so there is
+nothing to lock; a row whose process is gone, or that is old, does not count. The file lives in the user's own
+state directory, so mounts of one user share, which is what the limit is for.
+Source of the rule: Linux v4.9 mm/page-writeback.c: a device's part of the limit follows its part of the writeout.
+"""
+
+import fcntl
+import mmap
+import os
+import struct
+import time
+from pathlib import Path
+
+_ROW = struct.Struct("=qqdd")
+ROW_BYTES = 64
+NR_ROWS = 64
+FRESH_S = 5.0
+
+
+class SharedLimit:
+    """Own row, and the others'."""
+
+    def __init__(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # only while the row is chosen
+            if os.fstat(fd).st_size < ROW_BYTES * NR_ROWS:
+                os.ftruncate(fd, ROW_BYTES * NR_ROWS)
+            self._memory = mmap.mmap(fd, ROW_BYTES * NR_ROWS)
+            self._row = self._free_row()
+            if self._row is not None:
+                self._put(0, 0.0)
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)  # by hand: the map holds a duplicate, so closing would not
+            os.close(fd)
+
+    def _free_row(self) -> int | None:
+        for row in range(NR_ROWS):
+            pid, _, _, _ = _ROW.unpack_from(self._memory, row * ROW_BYTES)
+            if not pid or not _alive(pid):
+                return row
+        return None
+
+    def _put(self, nr_dirty: int, bandwidth: float) -> None:
+        assert self._row is not None
+        _ROW.pack_into(self._memory, self._row * ROW_BYTES, os.getpid(), nr_dirty, bandwidth, time.time())
+
+    def exchange(self, nr_dirty: int, bandwidth: float) -> tuple[int, float]:
+        """Publish own figures; return the others' dirty pages and our part of the writeout (0 to 1).
+
+        A mount that has nothing dirty has no part in the writeout; alone, ours is 1.
+        """
+        if self._row is None:
+            return 0, 1.0
+        self._put(nr_dirty, bandwidth)
+        others_dirty, others_bandwidth = 0, 0.0
+        for row in range(NR_ROWS):
+            if row == self._row:
+                continue
+            pid, dirty, rate, stamp_s = _ROW.unpack_from(self._memory, row * ROW_BYTES)
+            if pid and dirty > 0 and time.time() - stamp_s < FRESH_S and _alive(pid):
+                others_dirty += dirty
+                others_bandwidth += rate
+        total = bandwidth + others_bandwidth
+        return others_dirty, bandwidth / total if total > 0 else 1.0
+
+    def close(self) -> None:
+        """Give the row back."""
+        if self._row is not None:
+            self._memory[self._row * ROW_BYTES : (self._row + 1) * ROW_BYTES] = bytes(ROW_BYTES)
+        self._memory.close()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
