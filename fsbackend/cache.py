@@ -52,6 +52,7 @@ class Cache:
         self.limits = Thresholds(1 << 30, 1 << 31)
         self.others_dirty = 0
         self.wakeup = threading.Event()
+        self.direct = False
         self.nr_errors = 0
         self.nr_pauses = 0
         self.paused_s = 0.0
@@ -140,6 +141,7 @@ class CachedFile:
         self.cache = cache
         self.node = node
         self.fd = fd
+        self.direct_fd = -1
         self.writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
         self.caps = caps
         self.pages = PageMap(cache.pool)
@@ -270,7 +272,9 @@ class CachedFile:
             os.utime(self.fd, ns=(info.st_atime_ns, self.node.mtime_ns))
             info = os.fstat(self.fd)
             self.node.store_ctime_ns = info.st_ctime_ns
-        fd, self.fd = self.fd, -1
+        if self.direct_fd >= 0:
+            os.close(self.direct_fd)
+        fd, self.fd, self.direct_fd = self.fd, -1, -1
         os.close(fd)
         return info.st_mtime_ns, info.st_size
 
@@ -328,9 +332,7 @@ class CachedFile:
         failure: OSError | None = None
         try:
             for offset, buffers in submissions:
-                self.cache.io.pwrite_all(self.node, self.fd, buffers, offset)
-                if pace:
-                    self.cache.io.sync_range(self.node, self.fd, offset, sum(map(len, buffers)))
+                self._put(offset, buffers, pace=pace)
         except OSError as error:
             failure = error
         self._end_batch(runs, nr_pages, failure)
@@ -338,6 +340,28 @@ class CachedFile:
             self.record_error(failure)
             raise failure
         return nr_pages
+
+    def _put(self, offset: int, buffers: list[memoryview], *, pace: bool) -> None:
+        """Write one contiguous stretch to the store, past its page cache if the mount is `direct`."""
+        io, nbytes = self.cache.io, sum(map(len, buffers))
+        if self.cache.direct:
+            tail_nbytes = nbytes % PAGE_SIZE
+            if tail_nbytes:  # which O_DIRECT cannot take: only the last page of a file is cut short
+                whole = len(buffers[-1]) - tail_nbytes
+                tail = buffers[-1][whole:]
+                io.pwrite_all(self.node, self.fd, [tail], offset + nbytes - tail_nbytes)
+                buffers = [*buffers[:-1], buffers[-1][:whole]] if whole else buffers[:-1]
+            if buffers:
+                io.pwrite_all(self.node, self._open_direct(), buffers, offset)
+            return
+        io.pwrite_all(self.node, self.fd, buffers, offset)
+        if pace:
+            io.sync_range(self.node, self.fd, offset, nbytes)
+
+    def _open_direct(self) -> int:
+        if self.direct_fd < 0:
+            self.direct_fd = os.open(f"/proc/self/fd/{self.fd}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+        return self.direct_fd
 
     def _collect(self) -> list[tuple[int, int, int]]:
         runs, nbytes = [], 0

@@ -60,6 +60,7 @@ class Daemon:
         journal = DurabilityJournal() if options.power_cut else None
         self.io = FaultyIo(self.injector, journal)
         self.cache = Cache(self.bdi, self.io)
+        self.cache.direct = options.direct
         self.store = RamStore(self.io) if options.is_ram else DirStore(options.store)
         self.fs = FileSystem(self.store, self.cache, caps, options.overrides)
         if isinstance(self.store, DirStore):

@@ -57,6 +57,7 @@ def mount(
     power_cut: Annotated[
         bool, typer.Option(help="Keep pre-images of what is not durable, so that the power can be cut.")
     ] = False,
+    direct: Annotated[bool, typer.Option(help="Write the store with O_DIRECT, past its page cache.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the injected faults.")] = 0,
     log: Annotated[Path | None, typer.Option(help="The daemon's log.")] = None,
 ) -> None:
@@ -86,6 +87,7 @@ def mount(
         kernel_max_ratio=kernel_max_ratio,
         kernel_strict_limit=kernel_strict_limit,
         power_cut=power_cut,
+        direct=direct,
         seed=seed,
         log_path="" if log is None else str(log.absolute()),
     )

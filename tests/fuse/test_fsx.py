@@ -193,6 +193,14 @@ def test_exercise(make_mount: Callable[..., TemporaryMount], caps: str) -> None:
     exercise(make_mount(caps, params=BUSY), 1, 1_500)
 
 
+def test_exercise_a_direct_store(make_mount: Callable[..., TemporaryMount]) -> None:
+    exercise(make_mount("disk", params=BUSY, direct=True), 3, 1_500)
+
+
+def test_exercise_with_pre_images(make_mount: Callable[..., TemporaryMount]) -> None:
+    exercise(make_mount("disk", params=BUSY, power_cut=True), 4, 1_500)
+
+
 def test_exercise_with_a_lazy_flusher(make_mount: Callable[..., TemporaryMount]) -> None:
     exercise(make_mount("disk"), 2, 1_500)
 
