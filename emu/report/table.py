@@ -62,11 +62,15 @@ def _outcome(row: Row) -> Text:
 
 
 def compare_table(rows: Sequence[Row]) -> Table:
-    """Return a rich table of the rows, a section for each backing and format; it fits 80 columns."""
+    """Return a rich table of the rows, a section for each backing and format; it fits 80 columns.
+
+    How many VMAs there are is shown if it is ever not one, and then the run's seconds make room for it.
+    """
     table = Table(title=summary_title(rows), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     table.pad_edge = False
     table.padding = 0
     table.add_column("reverse map", no_wrap=True)
+    many_vmas = any((row.nr_vmas or 1) != 1 for row in rows)
     for heading in (
         "pages\nlost",
         "visits\n/mkclean",
@@ -74,8 +78,7 @@ def compare_table(rows: Sequence[Row]) -> Table:
         "of PTE\nmemory",
         "remap\nus/page",
         "fault\nus",
-        "\nVMAs",
-        "run\ns",
+        "\nVMAs" if many_vmas else "run\ns",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     section = None
@@ -85,16 +88,16 @@ def compare_table(rows: Sequence[Row]) -> Table:
                 table.add_section()
             table.add_row(Text(f"{row.caps}, {row.format}", "bold"))
         section = (row.caps, row.format)
+        seconds = ABSENT if row.seconds is None else f"{row.seconds:.1f}"
         table.add_row(
-            f"  {row.rmap}",
+            f" {row.rmap}",
             _outcome(row),
             format_number(visits_per_call(row)),
             ABSENT if row.rmap_bytes is None else format_size(row.rmap_bytes),
             format_share(share_of_ptes(row)),
             format_number(row.remap_us_per_page),
             format_number(row.fault_us),
-            format_number(row.nr_vmas),
-            ABSENT if row.seconds is None else f"{row.seconds:.1f}",
+            format_number(row.nr_vmas) if many_vmas else seconds,
         )
     return table
 

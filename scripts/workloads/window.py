@@ -27,9 +27,9 @@ def window(
     """Keep the hot pages of a big pool in a small window, moved by remap_file_pages.
 
     Each access picks a page of the `pool` (Zipf with exponent `skew`), remaps the least recently used page of the
-    `window` if it is not shown, and reads or (a share of `updates`) counts up its first word. A checkpoint is an
-    msync. At the end the power goes, and the counts are read from the file: updates that msync promised and that
-    are not there are lost.
+    `window` if it is not shown, and reads or (a share of `updates`) counts up its first word. A checkpoint is a
+    sync of the machine, since msync promises only what the window shows just then. At the end the power goes, and
+    the counts are read from the file: updates that a checkpoint promised and that are not there are lost.
     """
     if not 1 <= window < pool:
         raise LabError(f"the window ({window} pages) must be smaller than the pool ({pool} pages)")
@@ -68,7 +68,7 @@ def window(
                     process.store_word(vaddr, value + 1)
                     counts[pgoff] += np.uint64(1)
                 if not number % checkpoint_every or number == accesses:
-                    mapping.flush()
+                    machine.sync()
                     promised = counts.copy()
                 if not number % _REPORT_EVERY:
                     advance(_REPORT_EVERY)

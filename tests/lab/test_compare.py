@@ -1,6 +1,7 @@
 """The main job on real files: what is lost, what is not, and that a broken row is seen."""
 
 import json
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
@@ -28,8 +29,13 @@ def open_fuse(caps: str) -> AbstractContextManager[Ground]:
     return fuse_ground(caps)
 
 
-def mounts() -> list[str]:
-    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "fremap" in line]
+@pytest.fixture
+def only_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let temporary mounts lie under tmp_path, and check that none of them is left."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    yield
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+    assert list(tmp_path.glob("fremap-*/mnt")) == []
 
 
 def check_disk_row(row: Row) -> None:
@@ -39,18 +45,23 @@ def check_disk_row(row: Row) -> None:
     assert row.lost_pages == (26 if row.rmap == "none" else 0)
     assert row.unaccounted_dirty_max == row.lost_pages
     assert row.mkclean_calls
-    assert row.nr_vmas == (256 if row.rmap == "linear_vmas" else 1)
+    assert row.nr_vmas is not None
+    # Where ordinary VMAs are made, nearly every page of a random order has one of its own.
+    assert row.nr_vmas > 200 if row.rmap.startswith("linear_vmas") else row.nr_vmas == 1
     assert row.fault_us
     assert row.remap_us_per_page
 
 
 @pytest.mark.fuse
-@pytest.mark.parametrize("format_name", ["x86_64", "i386", "arm64_16k"])
-@pytest.mark.parametrize("rmap", list(STRATEGIES))
-def test_on_a_disk_only_none_loses_and_it_loses_exactly_the_dirty_pages(rmap: str, format_name: str) -> None:
-    before = mounts()
+@pytest.mark.parametrize(
+    ("rmap", "format_name"),
+    [*((rmap, "x86_64") for rmap in STRATEGIES), ("none", "i386"), ("dirty_index", "i386"), ("scan", "arm64_16k")],
+)
+def test_on_a_disk_only_none_loses_and_it_loses_exactly_the_dirty_pages(
+    rmap: str, format_name: str, only_here: None
+) -> None:
+    del only_here
     check_disk_row(run_row(Combination(rmap, "disk", format_name), 256, open_fuse))
-    assert mounts() == before
 
 
 @pytest.mark.fuse
@@ -133,7 +144,7 @@ def test_the_command_leaves_table_pictures_page_and_json(
     code, records = run_compare(tmp_path)
     assert code == 0
     assert records["version"] == 1
-    assert [list(run) for run in records["runs"]] == [KEYS] * 2 * len(STRATEGIES)
+    assert [list(run) for run in records["runs"]] == [KEYS] * 2 * len(experiments.DEFAULT_RMAPS)
     assert [run["lost_pages"] for run in records["runs"] if run["rmap"] == "none"] == [6, 0]
     left = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"index.html", "lost.png", "manifest.json", "counters.json"} <= left

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -30,8 +31,11 @@ def printed(rows: list[Row]) -> str:
     return stream.getvalue()
 
 
-def test_the_table_fits_80_columns_and_cuts_nothing() -> None:
-    text = printed(ROWS)
+@pytest.mark.parametrize("last", ["scan", "linear_vmas_accounted"])
+def test_the_table_fits_80_columns_and_cuts_nothing(last: str) -> None:
+    many = [replace(ROWS[1], rmap=last, nr_vmas=65535)] if last != "scan" else []
+    text = printed([*ROWS, *many])
+    assert ("65,535" in text) is bool(many)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     assert "…" not in text
     for word in ("6,554", "65,536", "153.6 KiB", "30 %", "failed", "disk, x86_64"):
