@@ -32,7 +32,7 @@ CONFIGS = [
 # The strategies of the comparison: on the capability that they are about.
 CONFIGS += [
     Config(rmap, fmt, "disk", io_depth)
-    for rmap in ("pte_chain", "slot_chain", "range_tree", "shadow")
+    for rmap in ("pte_chain", "slot_chain", "range_tree", "shadow", "linear_vmas", "linear_vmas_accounted")
     for fmt, io_depth in (("x86_64", 2), ("i386", 0))
 ]
 
