@@ -86,7 +86,7 @@ def test_plain_files_give_the_same_answer(rmap: str) -> None:
 @pytest.mark.parametrize("share", [0.01, 1.0])
 @pytest.mark.parametrize("pages", [2, 3, 700])
 def test_any_size_and_share(pages: int, share: float) -> None:
-    for rmap in STRATEGIES:
+    for rmap in experiments.DEFAULT_RMAPS:
         row = run_row(Combination(rmap, "disk", "x86_64"), pages, open_plain, share=share, seed=pages)
         assert row.broken == ""
         assert row.dirty_pages == max(1, round(pages * share))
