@@ -28,7 +28,7 @@ def adversary(
         tables = processes * (pages // 256 + 16) * page_size
         machine = lab.boot(ram=tables + 32 * MIB)
         steps = np.arange(pages, dtype=np.uint64) * np.uint64(page_size)
-        mappings = []
+        attackers = []
         began_s = time.perf_counter()
         with lab.progress.step("mapping one page everywhere", processes) as advance:
             for _ in range(processes):
@@ -37,13 +37,13 @@ def adversary(
                 vaddrs = np.uint64(mapping.vaddr) + steps
                 process.remap_file_pages_bulk(vaddrs[1:], np.zeros(pages - 1, np.uint64))
                 process.run(vaddrs, AccessKind.STORE if dirty else AccessKind.LOAD, 1)
-                mappings.append(mapping)
+                attackers.append((process, mapping.vaddr))
                 advance(1)
         attack_s = time.perf_counter() - began_s
         counters = machine.vmstat
         visits, spent_s = [], []
         for number in range(cleanings):
-            mappings[0].process.store_word(mappings[0].vaddr, number)
+            attackers[0][0].store_word(attackers[0][1], number)
             before = counters.mkclean_pte_visits + counters.mkclean_node_visits
             began_s = time.perf_counter()
             machine.sync()
@@ -51,8 +51,8 @@ def adversary(
             visits.append(counters.mkclean_pte_visits + counters.mkclean_node_visits - before)
         nodes = machine.kernel.rmap.cost.node_visits
         began_s = time.perf_counter()
-        for mapping in mappings:
-            mapping.process.munmap(mapping.vaddr, pages * page_size)
+        for process, vaddr in attackers:
+            process.munmap(vaddr, pages * page_size)
         unmap_s = time.perf_counter() - began_s
         return {
             "addresses": pages * processes,

@@ -1,8 +1,8 @@
 """A database's buffer pool of many GiB in a 32-bit window, as it was run on i386."""
 
 import time
-
-import numpy as np
+from pathlib import Path
+from typing import cast
 
 from emu.lab.errors import LabError
 from emu.lab.lab import Lab
@@ -33,7 +33,7 @@ def buffer_pool(
     page_size = lab.page_size
     pool, window = int(pool_gib * GIB) // page_size, window_mib * MIB // page_size
     if not 1 <= window < pool or not 1 <= hot_pages <= pool:
-        raise LabError(f"the window ({window} pages) and the hot pages ({hot_pages}) must be smaller than the pool ({pool})")
+        raise LabError(f"window ({window} pages) and hot pages ({hot_pages}) must be smaller than the pool ({pool})")
     with lab.new_file("buffer_pool.dat") as path:
         with path.open("wb") as file:
             file.truncate(pool * page_size)
@@ -47,10 +47,8 @@ def buffer_pool(
         hot = lab.rng.integers(window, pool, hot_pages)
         wanted = hot[(lab.rng.zipf(1.2, accesses) - 1) % hot_pages].tolist()
         updating = (lab.rng.random(accesses) < updates).tolist()
-        shown: dict[int, int] = {}
-        slots: dict[int, int] = {}
-        counts: dict[int, int] = {}
-        promised: dict[int, int] = {}
+        # Page of the pool -> slot of the window, and back; page -> its count now, and as msync promised it.
+        shown, slots, counts, promised = cast("list[dict[int, int]]", [{} for _ in range(4)])
         hand = remaps = 0
         began_s = time.perf_counter()
         with lab.progress.step("working", accesses) as advance:
@@ -80,12 +78,7 @@ def buffer_pool(
             machine.power_off()
         else:
             machine.shutdown()
-        found = np.memmap(path, np.uint8, "r")
-        lost = sum(
-            int(found[pgoff * page_size : pgoff * page_size + 8].view(np.uint64)[0]) < count
-            for pgoff, count in promised.items()
-        )
-        del found
+        lost = _count_lost(path, promised, page_size)
     return {
         "pool_pages": pool,
         "window_pages": window,
@@ -100,3 +93,13 @@ def buffer_pool(
         "page_table_bytes": tables,
         "rmap_bytes_peak": rmap,
     }
+
+
+def _count_lost(path: Path, promised: dict[int, int], page_size: int) -> int:
+    """Count pages whose word in the file is below the count that msync promised."""
+    lost = 0
+    with path.open("rb") as file:
+        for pgoff, count in promised.items():
+            file.seek(pgoff * page_size)
+            lost += int.from_bytes(file.read(8), "little") < count
+    return lost
