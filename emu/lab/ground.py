@@ -4,7 +4,6 @@ A ground knows how to be cut from the power, and in which places an ordinary pro
 """
 
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +12,12 @@ from typing import Protocol
 from emu.lab.errors import LabError
 from fsbackend.mount import MountError, TemporaryMount, temporary_mount
 
-_STALE_TIMEOUT_S = 5.0
-
 
 class Ground(Protocol):
     """A directory to make files in, and what becomes of it when the power goes."""
 
     kind: str
-    """"fuse" (a mount of our own), "plain" (no mount), "given" (the user's directory)."""
+    """One of "fuse" (a mount of our own), "plain" (no mount), "given" (the user's directory)."""
 
     directory: Path
 
@@ -29,17 +26,6 @@ class Ground(Protocol):
 
     def crash(self) -> None:
         """Take the daemon away without a word (SIGKILL), then mount the same store anew."""
-
-
-def _wait_until_stale(mountpoint: Path) -> None:
-    """Wait until the host has noticed that the daemon is dead: it remembers the root's attributes for a while."""
-    deadline_s = time.monotonic() + _STALE_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        try:
-            mountpoint.stat()
-        except OSError:
-            return
-        time.sleep(0.01)
 
 
 class FuseGround:
@@ -62,7 +48,6 @@ class FuseGround:
     def crash(self) -> None:
         """SIGKILL the daemon and mount the store anew."""
         self._mount.kill()
-        _wait_until_stale(self.directory)
         try:
             self._mount.remount()
         except MountError as error:
