@@ -73,6 +73,7 @@ def _show(found: Answer, page: Path) -> None:
         "stores of a sample that left their page clean in memory; v: PTEs and nodes looked\n"
         "at, without walks of the tree of VMAs",
         style="dim",
+        soft_wrap=True,
     )
     console.print(memory_table(found.memory))
     if found.waits:

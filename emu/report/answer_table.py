@@ -50,7 +50,7 @@ def cost_table(rows: Sequence[CostRow]) -> Table:
             if size is not None:
                 table.add_section()
             extrapolated = any(one.extrapolated for one in rows if one.pages == row.pages)
-            table.add_row(Text(f"{row.pages:,} pages{', sample' if extrapolated else ''}", "bold"))
+            table.add_row(Text(f"{row.pages:,} pages{', extrapolated' if extrapolated else ''}", "bold"))
         size = row.pages
         if row.error is not None:
             table.add_row(row.rmap, Text("below", "red"))
@@ -67,15 +67,16 @@ def cost_table(rows: Sequence[CostRow]) -> Table:
 def error_lines(answer: Answer) -> list[str]:
     """Say for each cell that could not run why, once for cells that say the same."""
     said: dict[str, list[str]] = {}
+    # What stopped a strategy at one size stops it at the larger ones; it is said once.
     for row in answer.costs:
-        if row.error is not None:
+        if row.error is not None and not row.error.startswith("stopped"):
             said.setdefault(f"{row.rmap}, costs: {row.error}", []).append(f"{row.pages:,}")
     for cell in answer.memory:
-        if cell.error is not None:
+        if cell.error is not None and not cell.error.startswith("stopped"):
             words = said.setdefault(f"{cell.rmap}, memory, {cell.order} order: {cell.error}", [])
             if f"{cell.pages:,}" not in words:
                 words.append(f"{cell.pages:,}")
-    return [f"{what} [{' and '.join(sizes)} pages]" for what, sizes in said.items()]
+    return [f"{what} [from {sizes[0]} pages on]" for what, sizes in said.items()]
 
 
 def _cell(rows: Sequence[MemoryRow], rmap: str, order: str, share: float) -> MemoryRow | None:
