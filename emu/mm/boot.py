@@ -49,3 +49,4 @@ def copy_out(k: Kernel) -> None:
                     raise OSError(errno.EIO, f"{inode.name} took only part of page {pgoff}")
                 k.mem_map.flags[pfn] &= ~PG_DIRTY
                 k.vmstat.nr_copyout += 1
+        os.fdatasync(inode.fd_buffered)

@@ -139,14 +139,16 @@ def _do_wp_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
         lock_page(k, pfn)
         if k.preempt is not None:
             k.preempt("wp:page_locked")
-        if k.mem_map.mapping[pfn] != mapping.ident or mm.pt.get(vaddr) != pte:
+        if mm.pt.get(vaddr) != pte:
             # Truncated or changed meanwhile: the access tries again.
             unlock_page(k, pfn)
             return False
         page_mkwrite(k, vma, pfn)
         set_pte(mm, vma, vaddr, pte, fmt.pte_mkwrite(fmt.pte_mkdirty(fmt.pte_mkyoung(pte))))
         k.flush_tlb_page(mm, vaddr)
-        k.set_page_dirty(k, mapping, pfn)
+        # The legacy path may have mapped a page that left its file: nobody will write what is stored there.
+        if k.mem_map.mapping[pfn] == mapping.ident:
+            k.set_page_dirty(k, mapping, pfn)
         unlock_page(k, pfn)
         balance_dirty_pages_ratelimited(k, mapping)
         return False

@@ -152,17 +152,28 @@ def _read_run(k: Kernel, mapping: AddressSpace, run: list[int], wanted: int) -> 
 
 
 def _preadv(k: Kernel, mapping: AddressSpace, pgoff: int, pfns: list[int]) -> tuple[int, int]:
-    """Read consecutive pages into frames; return (errno, bytes read, which may end early at the end of the file)."""
+    """Read consecutive pages into frames; return (errno, bytes read, which may end early at the end of the file).
+
+    A read that stops short before the end of the file is gone on with: the host says so that an error follows.
+    """
     inode = mapping.host
-    if inode.fd_direct < 0:
+    fd = inode.fd_direct
+    if fd < 0:
         return 0, 0
     frames = [k.ram.frame(pfn) for pfn in pfns]
-    try:
-        return 0, os.preadv(inode.fd_direct, frames, pgoff << k.page_shift)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            return error.errno or errno.EIO, 0
-    try:
-        return 0, os.preadv(inode.fd_buffered, frames, pgoff << k.page_shift)
-    except OSError as error:
-        return error.errno or errno.EIO, 0
+    first_byte = pgoff << k.page_shift
+    wanted = min(len(pfns) << k.page_shift, mapping.i_size - first_byte)
+    done = 0
+    while True:
+        here = done >> k.page_shift
+        parts = [frames[here][done & (k.page_size - 1) :], *frames[here + 1 :]]
+        try:
+            nbytes = os.preadv(fd, parts, first_byte + done)
+        except OSError as error:
+            if error.errno != errno.EINVAL or fd == inode.fd_buffered:
+                return error.errno or errno.EIO, 0
+            fd = inode.fd_buffered
+            continue
+        done += nbytes
+        if done >= wanted or not nbytes:
+            return 0, done

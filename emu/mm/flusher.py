@@ -6,7 +6,7 @@ Source: Linux v2.6.23 mm/page-writeback.c: background_writeout(), wb_kupdate(); 
 """
 
 from emu.mm.kernel import Kernel
-from emu.mm.page_writeback import global_dirty_limits, mark_clean_if_so, write_cache_pages
+from emu.mm.page_writeback import global_dirty_limits, host_fsync, mark_clean_if_so, write_cache_pages
 from emu.mm_types.address_space import AddressSpace
 
 MAX_WRITEBACK_PAGES = 1024
@@ -70,8 +70,10 @@ def _write_some(k: Kernel, mapping: AddressSpace) -> int:
 
 
 def sync_all(k: Kernel) -> list[tuple[AddressSpace, int]]:
-    """Write back every dirty page of every file and wait; return the files that failed, with their errno."""
+    """Write back every dirty page of every file, wait, and sync the files; return those that failed, with errno."""
     failed: dict[AddressSpace, int] = {}
+    # What the flusher has in flight may yet fail, and be dirty again.
+    k.io.wait_all()
     for mapping in list(k.dirty_mappings):
         errors_before = mapping.wb_err[0]
         write_cache_pages(k, mapping, 0, 1 << 62, sync=True)
@@ -82,4 +84,9 @@ def sync_all(k: Kernel) -> list[tuple[AddressSpace, int]]:
     k.io.wait_all()
     for mapping in list(k.dirty_mappings):
         mark_clean_if_so(k, mapping)
+    for mapping in k.mappings.values():
+        if mapping.nr_unsynced and mapping not in failed:
+            error = host_fsync(k, mapping)
+            if error:
+                failed[mapping] = error
     return list(failed.items())

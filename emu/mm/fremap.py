@@ -23,7 +23,7 @@ from emu.mm.vma_ops import i_mmap_insert, i_mmap_remove
 from emu.mm.vma_prot import bind_rmap
 from emu.mm_types.events import EventKind
 from emu.mm_types.mm import Mm
-from emu.mm_types.page import PG_ANON, PG_LOCKED
+from emu.mm_types.page import PG_LOCKED
 from emu.mm_types.pgtable import NoFrameError, U64Array, set_pte, set_ptes
 from emu.mm_types.vma import VM_EXEC, VM_LOCKED, VM_NONLINEAR, VM_READ, VM_SHARED, VM_WRITE, VmArea
 
@@ -162,8 +162,11 @@ def _replace_present(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old: int, new: 
     set_pte(mm, vma, vaddr, old, new)
     k.flush_tlb_page(mm, vaddr)
     old_pfn = fmt.pte_pfn(old)
-    if fmt.pte_dirty(old) and not k.mem_map.flags[old_pfn] & PG_ANON and vma.mapping is not None:
-        k.set_page_dirty(k, vma.mapping, old_pfn)
+    if fmt.pte_dirty(old):
+        # Not vma.mapping: the legacy path may have left a page mapped that is no longer in its file.
+        mapping = k.mappings.get(k.mem_map.mapping[old_pfn])
+        if mapping is not None:
+            k.set_page_dirty(k, mapping, old_pfn)
     if vma.flags & VM_LOCKED:
         munlock_page(k, old_pfn)
     page_remove_rmap(k, mm, old_pfn)
@@ -209,10 +212,10 @@ def _remap_one_with_vmas(k: Kernel, mm: Mm, vaddr: int, pgoff: int) -> None:
 
 
 def _install_file_ptes(k: Kernel, mm: Mm, vma: VmArea, vaddrs: U64Array, pgoffs: U64Array) -> None:
-    span = 1 << mm.pt.leaf_shift
+    leaf_shift = mm.pt.leaf_shift
     try:
-        for base in range(int(vaddrs.min()) & -span, int(vaddrs.max()) + 1, span):
-            mm.pt.leaf(base)
+        for key in np.unique(vaddrs >> np.uint64(leaf_shift)).tolist():
+            mm.pt.leaf(key << leaf_shift)
     except NoFrameError:
         raise OSError(errno.ENOMEM, "no frame for a page table") from None
     olds = mm.pt.get_many(vaddrs)

@@ -45,15 +45,15 @@ def _do_no_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, *, write
     while True:
         sequence = mapping.truncate_count
         pfn, major = _nopage(k, vma, pgoff, vaddr)
-        if write and not vma.flags & VM_SHARED:
-            lock_page(k, pfn)
-            do_cow_fault(k, mm, vma, vaddr, pfn, 0)
-            return major
-        if write:
+        if write and vma.flags & VM_SHARED:
             page_mkwrite(k, vma, pfn)
         if sequence == mapping.truncate_count:
             break
         put_page(k, pfn)
+    if write and not vma.flags & VM_SHARED:
+        lock_page(k, pfn)
+        do_cow_fault(k, mm, vma, vaddr, pfn, 0)
+        return major
     if mm.pt.get(vaddr):
         put_page(k, pfn)
         return major

@@ -194,6 +194,7 @@ def _end_run(k: Kernel, mapping: AddressSpace, run: list[int], pfns: list[int], 
         k.vmstat.nr_write_errors += 1
         mapping.wb_err = (mapping.wb_err[0] + 1, error)
     else:
+        mapping.nr_unsynced += len(run)
         k.vmstat.nr_written += len(run)
         k.vmstat.pgpgout += len(run)
     if k.events is not None:
@@ -240,6 +241,7 @@ def host_fsync(k: Kernel, mapping: AddressSpace) -> int:
         os.fdatasync(mapping.host.fd_buffered)
     except OSError as error:
         return error.errno or errno.EIO
+    mapping.nr_unsynced = 0
     if k.events is not None:
         k.emit(EventKind.FSYNC, mapping=mapping.ident, arg=int((k.clock.now() - begin_s) * 1e6))
     return 0

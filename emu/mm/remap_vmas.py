@@ -54,7 +54,12 @@ def remap_with_vmas(k: Kernel, mm: Mm, vma: VmArea, start: int, nbytes: int, pgo
     inode = vma.mapping.host
     assert isinstance(inode, Inode)
     before = mm.map_count
-    do_mmap(k, mm, start, nbytes, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE | locked, inode, pgoff)
+    # The new VMA may replace the only one, which must not end shared anonymous memory (get_file).
+    inode.mapping.refcount += 1
+    try:
+        do_mmap(k, mm, start, nbytes, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE | locked, inode, pgoff)
+    finally:
+        inode.mapping.refcount -= 1
     k.rmap.cost.set_bytes(k.rmap.cost.nbytes + (mm.map_count - before) * VMA_NBYTES)
     k.vmstat.nr_remap += nbytes >> k.page_shift
     if not flags & MAP_NONBLOCK:

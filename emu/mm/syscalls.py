@@ -73,11 +73,13 @@ def _vmas_of(mm: Mm, start: int, end: int, holes: list[int]) -> Iterator[VmArea]
 
 
 def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool) -> None:
-    """Lock or unlock the pages of a range; locking prefaults them. ENOMEM: a hole; EAGAIN: no frame."""
+    """Lock or unlock the pages of a range, up to the first hole (ENOMEM); locking prefaults them (EAGAIN: no frame)."""
     nbytes += vaddr & (k.page_size - 1)
     start, end = _range(k, mm, vaddr & -k.page_size, nbytes, "mlock")
     holes: list[int] = []
     for found in _vmas_of(mm, start, end, holes):
+        if holes:
+            break
         flags = found.flags | VM_LOCKED if lock else found.flags & ~VM_LOCKED
         if flags == found.flags:
             continue
@@ -87,13 +89,13 @@ def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool) -> None:
         if not lock:
             munlock_vma_pages(k, vma)
         merge_around(k, mm, vma)
-    if holes:
-        raise OSError(errno.ENOMEM, f"nothing is mapped at {holes[0]:#x}")
     if lock:
         try:
             make_pages_present(k, mm, start, end)
         except (BusError, OutOfMemory) as error:
             raise OSError(errno.EAGAIN if isinstance(error, OutOfMemory) else errno.ENOMEM, str(error)) from None
+    if holes:
+        raise OSError(errno.ENOMEM, f"nothing is mapped at {holes[0]:#x}")
 
 
 def make_pages_present(k: Kernel, mm: Mm, start: int, end: int) -> None:

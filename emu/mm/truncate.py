@@ -51,6 +51,8 @@ def vmtruncate(k: Kernel, mapping: AddressSpace, nbytes: int) -> None:
     old = mapping.i_size
     mapping.i_size = nbytes
     if nbytes >= old:
+        # What a store put behind the old end must not show up as file content now.
+        _zero_tail(k, mapping, old)
         return
     first = (nbytes + k.page_size - 1) >> k.page_shift
     k.preempt_point("truncate:size_set")

@@ -40,7 +40,8 @@ class AddressSpace:
     know. The three capabilities are the backing device's for this file: `account_dirty` (clean PTEs of shared
     mappings are read-only), `writeback` (dirty pages are written; without it they are never evicted) and
     `stable_writes`. `dirtied_when_s` is when it last went from clean to dirty, None while it is clean.
-    `wb_err` is the sequence of writeback errors: (count, errno of the last).
+    `wb_err` is the sequence of writeback errors: (count, errno of the last). `nr_unsynced` counts the pages written
+    since the host file was last synced.
     """
 
     def __init__(self, ident: int, host: Host, bdi: BackingDevInfo, i_mmap_lock: RwSem) -> None:
@@ -59,13 +60,14 @@ class AddressSpace:
         self.writeback_index = 0
         self.wb_err: tuple[int, int] = (0, 0)
         self.truncate_count = 0
+        self.nr_unsynced = 0
         self.ra_next = -1
         self.ra_window = 0
         self.refcount = 0
 
     def is_mapped(self) -> bool:
-        """Tell whether any VMA maps the file (mapping_mapped)."""
-        return bool(self.i_mmap) or bool(self.i_mmap_nonlinear)
+        """Tell whether any VMA maps the file (mapping_mapped), or is about to (`refcount`)."""
+        return bool(self.refcount) or bool(self.i_mmap) or bool(self.i_mmap_nonlinear)
 
     def __repr__(self) -> str:
         return f"AddressSpace({self.ident} {self.host.name!r} {self.pages.nr_pages} pages)"

@@ -107,7 +107,8 @@ class SlotChain(PresentPtes):
         """Let the whole use the slots of both parts."""
         assert isinstance(vma.rmap_data, list)
         assert isinstance(gone.rmap_data, list)
-        vma.rmap_data = vma.rmap_data + [one for one in gone.rmap_data if one not in vma.rmap_data]
+        known = {id(one) for one in vma.rmap_data}
+        vma.rmap_data = vma.rmap_data + [one for one in gone.rmap_data if id(one) not in known]
 
     def vma_closed(self, vma: VmArea) -> None:
         """Give slots back as soon as no VMA covers any of their range."""
@@ -115,7 +116,9 @@ class SlotChain(PresentPtes):
         for one in vma.rmap_data:
             low = max(vma.start, one.start)
             high = min(vma.end, one.start + (one.nr_pages << self._page_shift))
-            one.nr_live -= max(high - low, 0) >> self._page_shift
+            if high <= low:
+                continue
+            one.nr_live -= (high - low) >> self._page_shift
             if not one.nr_live:
                 del self._ranges[one.first]
         vma.rmap_data = None
