@@ -4,7 +4,8 @@ import json
 from typing import TYPE_CHECKING, Protocol
 
 from fsbackend.bdi import parse_ratio
-from fsbackend.filesystem import FileSystem, Override
+from fsbackend.filesystem import FileSystem
+from fsbackend.handles import Override
 from fsbackend.pages import PAGE_SIZE
 
 if TYPE_CHECKING:

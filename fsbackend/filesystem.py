@@ -6,17 +6,18 @@ that reads and writes of different files do not wait for each other or for the s
 
 import contextlib
 import errno
-import fnmatch
 import os
 import stat
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from fsbackend.bdi import Caps, parse_caps
-from fsbackend.cache import Cache, CachedFile
+from fsbackend.bdi import Caps
+from fsbackend.cache import Cache
+from fsbackend.cachedfile import CachedFile
 from fsbackend.control import CONTROL_NAME, ControlNode, ControlTree
 from fsbackend.dirstore import DirNode, DirStore
+from fsbackend.handles import Handle, Override
 from fsbackend.node import ROOT_ID, Attr, Cred, Node, SetAttr
 
 if TYPE_CHECKING:
@@ -30,44 +31,6 @@ MAX_LINGERING = 512
 def os_error(number: int) -> OSError:
     """Return the OSError of an errno, with its text."""
     return OSError(number, os.strerror(number))
-
-
-class Override:
-    """Files whose name or path matches a glob have capabilities of their own."""
-
-    __slots__ = ("caps", "glob")
-
-    def __init__(self, text: str) -> None:
-        """Read ``GLOB=CAPS``; ValueError with one line."""
-        glob, sep, caps = text.rpartition("=")
-        while sep and "=" in glob and caps.strip().isdigit():  # the "=" of max_ratio=N is not ours
-            glob, sep, rest = glob.rpartition("=")
-            caps = f"{rest}={caps}"
-        if not sep or not glob:
-            raise ValueError(f"override {text!r} must be GLOB=CAPS, such as 'wal-*=ramfs'")
-        self.glob = glob.strip()
-        self.caps = parse_caps(caps.strip())
-
-    def matches(self, path: str) -> bool:
-        """Return whether the glob matches the path or its last part."""
-        return fnmatch.fnmatchcase(path, self.glob) or fnmatch.fnmatchcase(path.rpartition("/")[2], self.glob)
-
-    def __str__(self) -> str:
-        return f"{self.glob}={self.caps}"
-
-
-class Handle:
-    """An open file or directory."""
-
-    __slots__ = ("data", "direct", "entries", "err_seq", "node", "text")
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.data: FileData | None = None
-        self.direct = False
-        self.err_seq = 0
-        self.entries: list[tuple[bytes, int, int]] = []
-        self.text: bytes | None = None
 
 
 class FileSystem:

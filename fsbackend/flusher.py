@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import psutil
 
-from fsbackend.cache import Cache, CachedFile
+from fsbackend.cache import Cache
+from fsbackend.cachedfile import CachedFile
 from fsbackend.pages import PAGE_SIZE
 from fsbackend.throttle import dirty_limits
 

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import json
 import os
 import select
 import shutil
@@ -19,22 +18,43 @@ from typing import Any
 
 from fsbackend import state
 from fsbackend.bdi import parse_caps
-from fsbackend.control import CONTROL_NAME
-from fsbackend.durability import Choice
-from fsbackend.filesystem import Override
-from fsbackend.inject import parse_rule
+from fsbackend.client import (
+    MountError,
+    control_path,
+    inject,
+    power_cut,
+    read_stats,
+    sync,
+    unsynced,
+    write_control,
+)
+from fsbackend.handles import Override
 from fsbackend.options import MountOptions
 from fsbackend.state import FoundMount, find_mounts
 from fsbackend.throttle import DirtyParams
 
-__all__ = ["FoundMount", "MountError", "MountInfo", "find_mounts", "mount", "temporary_mount", "umount"]
+__all__ = [
+    "FoundMount",
+    "MountError",
+    "MountInfo",
+    "TemporaryMount",
+    "check_fuse",
+    "control_path",
+    "find_mounts",
+    "inject",
+    "mount",
+    "power_cut",
+    "read_stats",
+    "sync",
+    "temporary_mount",
+    "umount",
+    "unsynced",
+    "wait_exit",
+    "write_control",
+]
 
 READY_TIMEOUT_S = 30.0
 EXIT_TIMEOUT_S = 60.0
-
-
-class MountError(Exception):
-    """A mount or unmount that cannot be; one line that says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,65 +276,6 @@ def umount(mountpoint: str | os.PathLike[str], *, force: bool = False) -> None:
 
 def _is_listed(mountpoint: str | os.PathLike[str]) -> bool:
     return any(m.mountpoint == str(mountpoint) for m in find_mounts())
-
-
-def control_path(mountpoint: str | os.PathLike[str], name: str) -> Path:
-    """Return the path of a control file."""
-    return Path(mountpoint) / os.fsdecode(CONTROL_NAME) / name
-
-
-def write_control(mountpoint: str | os.PathLike[str], name: str, text: str) -> None:
-    """Write a control file, in one piece; never makes one."""
-    fd = os.open(control_path(mountpoint, name), os.O_WRONLY)
-    try:
-        os.write(fd, os.fsencode(text))
-    finally:
-        os.close(fd)
-
-
-def sync(mountpoint: str | os.PathLike[str]) -> str:
-    """Write back and make durable all of a mount; return "" or what could not be written."""
-    if not control_path(mountpoint, "stats").exists():
-        raise MountError(f"{mountpoint} is no mount of fremap; `fremap status` lists them")
-    try:
-        write_control(mountpoint, "sync", "1")
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            return control_path(mountpoint, "last_error").read_text().strip() or str(error)
-        return str(error)
-    return ""
-
-
-def inject(mountpoint: str | os.PathLike[str], rules: Iterable[str]) -> None:
-    """Add rules of faults to a mount; ValueError with one line for a rule that makes no sense."""
-    for rule in rules:
-        if rule.strip() != "clear":
-            parse_rule(rule)
-    write_control(mountpoint, "inject", "\n".join(rules))
-
-
-def power_cut(mountpoint: str | os.PathLike[str], survive: str = "none") -> None:
-    """Cut the power of a mount: ``none``, ``all`` or a seeded choice of the unsynced writes survives."""
-    Choice(survive)
-    try:
-        write_control(mountpoint, "power_cut", survive)
-    except FileNotFoundError as error:
-        raise MountError(f"{mountpoint} keeps no pre-images: mount it with --power-cut") from error
-
-
-def unsynced(mountpoint: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return each file of a mount that a power cut would change now."""
-    try:
-        rows: list[dict[str, Any]] = json.loads(control_path(mountpoint, "unsynced").read_text())
-    except FileNotFoundError as error:
-        raise MountError(f"{mountpoint} keeps no pre-images: mount it with --power-cut") from error
-    return rows
-
-
-def read_stats(mountpoint: str | os.PathLike[str]) -> dict[str, int]:
-    """Return the figures of ``.bdi/stats``."""
-    rows = (line.split() for line in control_path(mountpoint, "stats").read_text().splitlines())
-    return {row[0].rstrip(":"): int(row[1]) for row in rows}
 
 
 class TemporaryMount:

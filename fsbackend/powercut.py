@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from fsbackend.cache import CachedFile
+from fsbackend.cachedfile import CachedFile
 from fsbackend.dirstore import DirStore
 from fsbackend.durability import Choice, DurabilityJournal
 from fsbackend.inject import FaultyIo

@@ -1,0 +1,299 @@
+"""One real file's bytes: the store's, with the dirty pages over them; and their writeback.
+
+A failed writeback leaves the pages dirty and raises `err_seq`, which each descriptor reports once. Locks, in
+order: `io_lock` (one writeback at a time), `lock` (pages, size, times), then the cache's.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Iterable
+
+from fsbackend.bdi import Caps
+from fsbackend.cache import Cache
+from fsbackend.node import Node, current_time_ns
+from fsbackend.pages import CHUNK_SHIFT, PAGE_SHIFT, PAGE_SIZE, PageMap
+
+log = logging.getLogger("fremap")
+
+MAX_BATCH_BYTES = 4 << 20
+"""Most that one writeback submission writes before it looks again (Linux: MAX_WRITEBACK_PAGES, 4 MiB)."""
+
+
+class CachedFile:
+    """The bytes of a real file, with what was written and is not in it yet."""
+
+    def __init__(self, cache: Cache, node: Node, fd: int, caps: Caps) -> None:
+        self.cache = cache
+        self.node = node
+        self.fd = fd
+        self.direct_fd = -1
+        self.writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        self.caps = caps
+        self.pages = PageMap(cache.pool)
+        self.nbytes = os.fstat(fd).st_size
+        self.nr_open = 0
+        self.err_seq = 0
+        self.err_no = 0
+        self.lock = threading.RLock()
+        self.io_lock = threading.Lock()
+        self.settled = threading.Condition(self.lock)
+
+    @property
+    def nr_pages(self) -> int:
+        """Pages that are in memory."""
+        return self.pages.nr_pages
+
+    # ---- the file's bytes
+
+    def read(self, offset: int, out: memoryview) -> int:
+        """Read what was written, whether it is in the store yet or not."""
+        if not self.pages.chunks:
+            return self.cache.io.pread_into(self.node, self.fd, out, offset) if offset < self.nbytes else 0
+        with self.lock:
+            nbytes = min(len(out), max(self.nbytes - offset, 0))
+            out = out[:nbytes]
+            if nbytes and not self.pages.covers(offset, nbytes):
+                done = self.cache.io.pread_into(self.node, self.fd, out, offset)
+                out[done:] = bytes(nbytes - done)
+            if nbytes:
+                self.pages.overlay(offset, out)
+            return nbytes
+
+    def write(self, offset: int, data: memoryview, *, direct: bool) -> int:
+        """Put bytes into the cache (or, `direct`, into the store); return the pages newly dirty."""
+        end = offset + len(data)
+        if direct and self.caps.writeback:
+            self._write_through(offset, data)
+            return 0
+        with self.lock:
+            if self.caps.stable_writes:
+                self._wait_stable(offset, end)
+            nr_new = self.pages.write(offset, data, self._fill)
+            self.nbytes = max(self.nbytes, end)
+            self.touch()
+        if nr_new and self.caps.account_dirty:
+            self.cache.account_dirtied(self, nr_new)
+            return nr_new
+        if nr_new and self.caps.writeback:
+            self._list_unaccounted()
+        return 0
+
+    def _list_unaccounted(self) -> None:
+        with self.cache.lock:
+            self.cache.dirty_files.setdefault(self, self.cache.clock())
+
+    def touch(self, *, modified: bool = True) -> None:
+        """Set mtime (and ctime) to now; they are the file's as long as it is in memory."""
+        self.node.ctime_ns = max(current_time_ns(), self.node.ctime_ns)
+        if modified:
+            self.node.mtime_ns = self.node.ctime_ns
+
+    def _fill(self, offset: int, page: memoryview) -> None:
+        done = self.cache.io.pread_into(self.node, self.fd, page, offset) if offset < self.nbytes else 0
+        if done < PAGE_SIZE:
+            page[done:] = bytes(PAGE_SIZE - done)
+
+    def _write_through(self, offset: int, data: memoryview) -> None:
+        end = offset + len(data)
+        with self.lock:
+            self._wait_stable(offset, end)
+            self.cache.io.pwrite_all(self.node, self.fd, [data], offset)
+            self.pages.patch(offset, data)
+            self.nbytes = max(self.nbytes, end)
+            self.touch()
+
+    def _wait_stable(self, offset: int, end: int) -> None:
+        while self.pages.any_writeback(offset, end):
+            self.settled.wait()
+
+    def truncate(self, nbytes: int) -> None:
+        """Set the size in the store at once; cached pages beyond it go, the last one's tail becomes zeros."""
+        with self.lock:
+            old = self.nbytes
+            if nbytes < old:
+                self._wait_stable(nbytes, max(old, nbytes + 1))
+                dropped = self.pages.drop(nbytes, old + PAGE_SIZE)
+                self.pages.zero(nbytes, (nbytes | PAGE_SIZE - 1) + 1)
+                if dropped and self.caps.account_dirty:
+                    self.cache.account_cleaned(dropped)
+            if self.caps.writeback:
+                self.cache.io.truncate(self.node, self.fd, nbytes)
+            self.nbytes = nbytes
+            self.touch()
+
+    def discard(self) -> None:
+        """Forget the dirty bytes of a file that has no name and no opener any more."""
+        with self.io_lock, self.lock:
+            dropped = self.pages.clear()
+            if self.caps.account_dirty:
+                self.cache.account_cleaned(dropped)
+        self.cache.requeue(self, all_clean=True)
+
+    def fallocate(self, mode: int, offset: int, nbytes: int) -> None:
+        """Write back what is cached, then let the store's filesystem do it."""
+        self.write_back_all()
+        with self.io_lock, self.lock:
+            self.cache.io.fallocate(self.node, self.fd, mode, offset, nbytes)
+            self.nbytes = max(self.nbytes, os.fstat(self.fd).st_size)
+            self.touch()
+
+    def seek(self, offset: int, *, data: bool) -> int | None:
+        """Find data or a hole; dirty pages are data."""
+        self.write_back_all()
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA if data else os.SEEK_HOLE)
+        except OSError:
+            return None
+
+    def close(self) -> tuple[int, int]:
+        """Close the descriptor of a clean file that nobody has open; return its mtime and size in the store."""
+        if self.fd < 0:
+            return 0, 0
+        info = os.fstat(self.fd)
+        if self.node.mtime_ns and info.st_mtime_ns != self.node.mtime_ns and self.writable:
+            # Writeback moved the store's times to now; put back when the program wrote.
+            if info.st_ctime_ns != self.node.store_ctime_ns:
+                self.node.ctime_ns = max(self.node.ctime_ns, info.st_ctime_ns)
+            os.utime(self.fd, ns=(info.st_atime_ns, self.node.mtime_ns))
+            info = os.fstat(self.fd)
+            self.node.store_ctime_ns = info.st_ctime_ns
+        if self.direct_fd >= 0:
+            os.close(self.direct_fd)
+        fd, self.fd, self.direct_fd = self.fd, -1, -1
+        os.close(fd)
+        return info.st_mtime_ns, info.st_size
+
+    # ---- writeback
+
+    def fsync(self, *, datasync: bool) -> None:
+        """Write everything back and make it durable; raises the store's error, pages stay dirty then."""
+        if not self.caps.writeback:
+            return
+        self.write_back_all()
+        try:
+            self.cache.io.fsync(self.node, self.fd, datasync=datasync)
+        except OSError as error:
+            self.record_error(error)
+            raise
+
+    def write_back_all(self) -> int:
+        """Write back every page that is dirty now; return how many."""
+        nr_pages = 0
+        with self.io_lock:
+            while True:
+                nr_done = self._write_batch()
+                nr_pages += nr_done
+                if not nr_done or nr_pages << PAGE_SHIFT > self.nbytes + MAX_BATCH_BYTES:
+                    break
+        if nr_pages:
+            self._after_writeback()
+        return nr_pages
+
+    def write_back_some(self, *, pace: bool) -> int:
+        """Write back one batch for the flusher, at the disk's own pace; return how many pages."""
+        with self.io_lock:
+            nr_pages = self._write_batch(pace=pace)
+        self._after_writeback()
+        return nr_pages
+
+    def _after_writeback(self) -> None:
+        with self.lock:
+            self.cache.requeue(self, all_clean=not self.pages.nr_pages)
+
+    def _write_batch(self, *, pace: bool = False) -> int:
+        """Write the first dirty pages, up to a batch; the caller holds `io_lock`."""
+        with self.lock:
+            runs = self._collect()
+            if not runs:
+                return 0
+            submissions = self._submissions(runs)
+            ctime_ns = os.fstat(self.fd).st_ctime_ns
+            if ctime_ns != self.node.store_ctime_ns:  # changed otherwise since; our write is about to hide it
+                self.node.ctime_ns = max(self.node.ctime_ns, ctime_ns)
+        nr_pages = sum(count for _, _, count in runs)
+        if self.caps.account_dirty:
+            with self.cache.lock:
+                self.cache.bdi.start_writeback(nr_pages)
+        failure: OSError | None = None
+        try:
+            for offset, buffers in submissions:
+                self._put(offset, buffers, pace=pace)
+        except OSError as error:
+            failure = error
+        self._end_batch(runs, nr_pages, failure)
+        if failure is not None:
+            self.record_error(failure)
+            raise failure
+        return nr_pages
+
+    def _put(self, offset: int, buffers: list[memoryview], *, pace: bool) -> None:
+        """Write one contiguous stretch to the store, past its page cache if the mount is `direct`."""
+        io, nbytes = self.cache.io, sum(map(len, buffers))
+        if self.cache.direct:
+            tail_nbytes = nbytes % PAGE_SIZE
+            if tail_nbytes:  # which O_DIRECT cannot take: only the last page of a file is cut short
+                whole = len(buffers[-1]) - tail_nbytes
+                tail = buffers[-1][whole:]
+                io.pwrite_all(self.node, self.fd, [tail], offset + nbytes - tail_nbytes)
+                buffers = [*buffers[:-1], buffers[-1][:whole]] if whole else buffers[:-1]
+            if buffers:
+                io.pwrite_all(self.node, self._open_direct(), buffers, offset)
+            return
+        io.pwrite_all(self.node, self.fd, buffers, offset)
+        if pace:
+            io.sync_range(self.node, self.fd, offset, nbytes)
+
+    def _open_direct(self) -> int:
+        if self.direct_fd < 0:
+            self.direct_fd = os.open(f"/proc/self/fd/{self.fd}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+        return self.direct_fd
+
+    def _collect(self) -> list[tuple[int, int, int]]:
+        runs, nbytes = [], 0
+        for run in self.pages.dirty_runs():
+            runs.append(run)
+            nbytes += run[2] << PAGE_SHIFT
+            if nbytes >= MAX_BATCH_BYTES:
+                break
+        return runs
+
+    def _submissions(self, runs: Iterable[tuple[int, int, int]]) -> list[tuple[int, list[memoryview]]]:
+        """Turn runs into (offset, buffers), adjacent ones joined, none past the end of the file."""
+        joined: list[tuple[int, list[memoryview]]] = []
+        next_offset = -1
+        for index, first, count in runs:
+            memory = self.pages.start_writeback(index, first, count)
+            offset = (index << CHUNK_SHIFT) + (first << PAGE_SHIFT)
+            memory = memory[: max(self.nbytes - offset, 0)]
+            if not memory:
+                continue
+            if offset == next_offset:
+                joined[-1][1].append(memory)
+            else:
+                joined.append((offset, [memory]))
+            next_offset = offset + len(memory)
+        return joined
+
+    def _end_batch(self, runs: list[tuple[int, int, int]], nr_pages: int, failure: OSError | None) -> None:
+        with self.lock:
+            nr_again = sum(self.pages.end_writeback(*run, failed=failure is not None) for run in runs)
+            self.node.store_ctime_ns = os.fstat(self.fd).st_ctime_ns
+            self.settled.notify_all()
+        if self.caps.account_dirty:
+            with self.cache.lock:
+                bdi = self.cache.bdi
+                bdi.end_writeback(nr_pages)
+                if failure is not None:
+                    bdi.throttle.nr_written -= nr_pages
+                    bdi.nr_dirty += nr_again
+                bdi.throttle.update(self.cache.clock())
+
+    def record_error(self, error: OSError) -> None:
+        """Remember a failed writeback for every open descriptor."""
+        with self.lock:
+            self.err_seq += 1
+            self.err_no = error.errno or 5
+        self.cache.nr_errors += 1
+        log.info("writeback of %r failed: %s", self.node.path(), error.strerror)
