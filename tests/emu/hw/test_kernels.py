@@ -77,7 +77,7 @@ class Twin:
 
 
 @pytest.mark.parametrize("name", ["i386", "x86_64", "sv39", "arm64_4k"])
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(events=st.lists(EVENTS, min_size=5, max_size=40))
 def test_compiled_and_plain_kernels_do_the_same(name: str, events: list[tuple[object, ...]]) -> None:
     compiled, source = Twin(name, compiled=True), Twin(name, compiled=False)
@@ -108,6 +108,7 @@ def test_a_batch_compiled_and_plain() -> None:
     assert results[0] == results[1]
 
 
+@settings(deadline=None)
 @given(vaddr=st.integers(0, 2**64 - 1), kind=st.integers(0, 2))
 def test_no_address_hits_what_was_cached_for_another(vaddr: int, kind: int) -> None:
     space = Space("x86_64", model=SMALL)

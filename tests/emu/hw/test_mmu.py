@@ -175,6 +175,20 @@ def test_a_store_to_a_read_only_page_faults_and_changes_no_bit(name: str) -> Non
 
 
 @by_format
+def test_a_fault_drops_what_was_cached_for_its_address(name: str) -> None:
+    space = Space(name)
+    space.map(BASE, write=False)
+    space.mmu.access(BASE, LOAD, 0)
+    space.set(BASE, 0)
+    space.mmu.access(BASE, LOAD, 0)
+    assert space.fault()[0] == 0, "stale, and used"
+    space.mmu.access(BASE, STORE, 0)
+    assert space.fault()[0] == Cause.NOT_PRESENT
+    space.mmu.access(BASE, LOAD, 0)
+    assert space.fault()[0] == Cause.NOT_PRESENT
+
+
+@by_format
 def test_fetch_wants_the_right_to_execute(name: str) -> None:
     space = Space(name)
     space.map(BASE, execute=False)
@@ -364,7 +378,8 @@ def test_an_unknown_preset_names_those_there_are() -> None:
 def test_the_walk_cache_is_stale_too_until_a_flush() -> None:
     space = Space("x86_64")
     space.map(BASE)
-    other = space.map(BASE + 4096)
+    space.map(BASE + 4096)
+    space.map(BASE + 8192)
     space.mmu.access(BASE, LOAD, 0)
     reads = space.mmu.counters()["walk_reads"]
     space.set(BASE, 0, 2)
@@ -374,7 +389,6 @@ def test_the_walk_cache_is_stale_too_until_a_flush() -> None:
     space.mmu.invalidate_page(BASE, 1)
     space.mmu.access(BASE + 8192, LOAD, 0)
     assert space.fault()[0] == Cause.NOT_PRESENT
-    assert other
 
 
 def test_cpus_have_their_own_tlbs() -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu.hw.pte import FORMATS, PteFormat, get_format
@@ -44,6 +44,7 @@ def test_the_offset_has_as_many_bits_as_in_linux(name: str, file_bits: int) -> N
 
 
 @by_format
+@settings(deadline=None)
 @given(data=st.data())
 def test_file_ptes_go_round_trip(fmt: PteFormat, data: st.DataObject) -> None:
     edges = [0, fmt.max_pgoff, *(1 << bit for bit in range(fmt.file_bits))]
@@ -70,6 +71,7 @@ def test_an_offset_that_does_not_fit_is_refused(fmt: PteFormat) -> None:
 
 
 @by_format
+@settings(deadline=None)
 @given(flags=FLAGS, pfn=st.integers(1, (1 << 20) - 1))
 def test_an_entry_says_what_it_was_made_of(fmt: PteFormat, flags: dict[str, bool], pfn: int) -> None:
     pte = fmt.mk_pte(pfn, **flags)
@@ -84,6 +86,7 @@ def test_an_entry_says_what_it_was_made_of(fmt: PteFormat, flags: dict[str, bool
 
 
 @by_format
+@settings(deadline=None)
 @given(flags=FLAGS)
 def test_each_transform_changes_its_own_state_only(fmt: PteFormat, flags: dict[str, bool]) -> None:
     def state(pte: int) -> tuple[int, bool, bool, bool]:
@@ -101,6 +104,7 @@ def test_each_transform_changes_its_own_state_only(fmt: PteFormat, flags: dict[s
 
 
 @by_format
+@settings(deadline=None)
 @given(flags=FLAGS)
 def test_protection_none_keeps_frame_dirty_and_accessed(fmt: PteFormat, flags: dict[str, bool]) -> None:
     pte = fmt.mk_pte(9, **flags)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu.hw import walk
@@ -56,6 +56,7 @@ def build(name: str, vaddr: int, entries: list[int]) -> Space:
 
 
 @by_format
+@settings(deadline=None)
 @given(data=st.data())
 def test_the_walker_does_what_the_manual_says(name: str, data: st.DataObject) -> None:
     vaddr, entries, kind, user = data.draw(chains(name))
@@ -81,6 +82,7 @@ def test_the_walker_does_what_the_manual_says(name: str, data: st.DataObject) ->
 
 
 @by_format
+@settings(deadline=None)
 @given(data=st.data())
 def test_the_compiled_walker_is_its_own_source(name: str, data: st.DataObject) -> None:
     vaddr, entries, kind, user = data.draw(chains(name))
