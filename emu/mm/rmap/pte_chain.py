@@ -9,11 +9,11 @@ Source: Linux v2.5.59 mm/rmap.c: page_add_rmap(), page_remove_rmap(), struct pte
 from collections.abc import Iterator
 
 from emu.mm.kernel import Kernel
-from emu.mm.rmap.base import PteVisitor
 from emu.mm.rmap.chained import ChainedPages
 from emu.mm.rmap.chains import CACHE_LINE
 from emu.mm.rmap.tracking import PresentPtes
 from emu.mm_types.address_space import AddressSpace
+from emu.mm_types.mm import Mm
 from emu.mm_types.vma import VmArea
 
 
@@ -41,25 +41,11 @@ class PteChain(PresentPtes):
         self.cost.set_bytes(self._chains.nbytes)
         self._k.locks.rmap_lock.taken(visits)
 
-    def _each(self, pfn: int, one: PteVisitor) -> int:
+    def _places(self, pfn: int, mapping: AddressSpace) -> list[tuple[Mm, int]]:
+        del mapping
         keys = self._chains.get(pfn)
         self.cost.node_visits += self._chains.visits
-        return self._visit(pfn, map(self._place, keys), one)
-
-    def mkclean(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
-        """Visit the page's PTEs."""
-        del mapping
-        return self._each(pfn, one)
-
-    def unmap(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
-        """Visit the page's PTEs."""
-        del mapping
-        return self._each(pfn, one)
-
-    def referenced(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
-        """Visit the page's PTEs."""
-        del mapping
-        return self._each(pfn, one)
+        return [self._place_of_key(one) for one in keys]
 
     def check(self, k: Kernel) -> Iterator[str]:
         """Compare the chains with the page tables."""

@@ -12,7 +12,6 @@ import numpy as np
 
 from emu.errors import KernelBug
 from emu.mm.kernel import Kernel
-from emu.mm.rmap.base import PteVisitor
 from emu.mm.rmap.tracking import PresentPtes
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
@@ -152,18 +151,6 @@ class Shadow(PresentPtes):
             self._looked(2 + max(len(numbers) - 1, 0), write=False)
             for number in numbers:
                 yield vma.mm, vma.start + (number - 1 << self._page_shift)
-
-    def mkclean(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
-        """Walk each VMA's table once."""
-        return self._visit(pfn, self._places(pfn, mapping), one)
-
-    def unmap(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
-        """Walk each VMA's table once."""
-        return self._visit(pfn, self._places(pfn, mapping), one)
-
-    def referenced(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
-        """Walk each VMA's table once."""
-        return self._visit(pfn, self._places(pfn, mapping), one)
 
     def check(self, k: Kernel) -> Iterator[str]:
         """Compare the tables with the page tables."""

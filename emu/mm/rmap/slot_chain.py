@@ -12,7 +12,6 @@ from sortedcontainers import SortedDict
 
 from emu.errors import KernelBug
 from emu.mm.kernel import Kernel
-from emu.mm.rmap.base import PteVisitor
 from emu.mm.rmap.chained import ChainedPages
 from emu.mm.rmap.tracking import PresentPtes
 from emu.mm_types.address_space import AddressSpace
@@ -123,25 +122,11 @@ class SlotChain(PresentPtes):
                 del self._ranges[one.first]
         vma.rmap_data = None
 
-    def _each(self, pfn: int, one: PteVisitor) -> int:
+    def _places(self, pfn: int, mapping: AddressSpace) -> list[tuple[Mm, int]]:
+        del mapping
         slots = self._chains.get(pfn)
         self.cost.node_visits += self._chains.visits
-        return self._visit(pfn, map(self._place_of_slot, slots), one)
-
-    def mkclean(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
-        """Visit the page's PTEs."""
-        del mapping
-        return self._each(pfn, one)
-
-    def unmap(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
-        """Visit the page's PTEs."""
-        del mapping
-        return self._each(pfn, one)
-
-    def referenced(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
-        """Visit the page's PTEs."""
-        del mapping
-        return self._each(pfn, one)
+        return [self._place_of_slot(one) for one in slots]
 
     def check(self, k: Kernel) -> Iterator[str]:
         """Compare the slots with the page tables."""

@@ -11,6 +11,7 @@ import numpy as np
 from emu.errors import KernelBug
 from emu.mm.kernel import Kernel
 from emu.mm.rmap.base import NothingKept, PteVisitor
+from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import U64Array
 from emu.mm_types.vma import VmArea
@@ -19,7 +20,7 @@ from emu.mm_types.vma import VmArea
 class PresentPtes(NothingKept):
     """Hears of every PTE that comes to map a page or ceases to, in nonlinear VMAs of files.
 
-    Subclasses give `_add` and `_remove`, and answer questions with `_visit`.
+    Subclasses give `_add` and `_remove`, and say with `_places` where a page is mapped.
     """
 
     finds_all = True
@@ -38,6 +39,10 @@ class PresentPtes(NothingKept):
 
     def _remove(self, pfn: int, vma: VmArea, vaddr: int) -> None:
         raise KernelBug(f"{type(self).__name__} keeps nothing of pfn {pfn} at {vaddr:#x} in {vma!r}")
+
+    def _places(self, pfn: int, mapping: AddressSpace) -> Iterable[tuple[Mm, int]]:
+        """Return the (mm, vaddr) of every PTE that maps the page, and count the nodes that told."""
+        raise KernelBug(f"{type(self).__name__} does not know where pfn {pfn} of {mapping!r} is mapped")
 
     def watches(self, vma: VmArea) -> bool:
         """Watch every nonlinear VMA."""
@@ -68,14 +73,26 @@ class PresentPtes(NothingKept):
     def _key(self, mm: Mm, vaddr: int) -> int:
         return mm.asid << self._vpn_bits | vaddr >> self._page_shift
 
-    def _place(self, key: int) -> tuple[Mm, int]:
+    def _place_of_key(self, key: int) -> tuple[Mm, int]:
         """Return the (mm, vaddr) that a key names."""
         return self._k.asids[key >> self._vpn_bits], (key & (1 << self._vpn_bits) - 1) << self._page_shift
 
-    def _visit(self, pfn: int, places: Iterable[tuple[Mm, int]], one: PteVisitor) -> int:
+    def mkclean(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
+        """Visit the page's PTEs."""
+        return self._visit(pfn, mapping, one)
+
+    def unmap(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
+        """Visit the page's PTEs."""
+        return self._visit(pfn, mapping, one)
+
+    def referenced(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
+        """Visit the page's PTEs."""
+        return self._visit(pfn, mapping, one)
+
+    def _visit(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
         """Read each PTE and call `one` for it; a KernelBug if it does not map the page."""
         hits = 0
-        for mm, vaddr in list(places):
+        for mm, vaddr in list(self._places(pfn, mapping)):
             vma = mm.vmas.find(vaddr)
             pte = mm.pt.get(vaddr)
             self.cost.pte_visits += 1
