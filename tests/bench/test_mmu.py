@@ -5,6 +5,7 @@ The table of ratios, with the distance to a bare numpy gather::
     .venv/bin/python -m tests.bench.test_mmu
 """
 
+import os
 from time import perf_counter
 
 import pytest
@@ -29,7 +30,8 @@ def bench() -> Bench:
 def test_faster_than_unicorn_on_every_stream(bench: Bench, stream: str, kind: str) -> None:
     best = max((bench.measure(stream, kind) for _ in range(2)), key=lambda rate: rate.ratio)
     assert best.ratio >= WANTED[stream], best
-    if stream == "random 4 MiB":
+    is_idle = os.getloadavg()[0] <= (os.cpu_count() or 1)   # else an absolute rate says nothing
+    if stream == "random 4 MiB" and is_idle:
         assert best.ours >= LEAST_RATE_4_MIB
 
 
