@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -116,7 +117,9 @@ def status(
     if not found:
         typer.echo("nothing is mounted")
         return
-    table = Table("mount point", "store", "caps", "pid", "dirty", "writeback", "limit", "bandwidth")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("mount point", "store", "caps", "pid", "dirty", "written now", "limit", "disk"):
+        table.add_column(name, overflow="fold")
     for item in found:
         if item.stale:
             table.add_row(item.mountpoint, item.store, f"stale: fremap umount {item.mountpoint}")

@@ -6,6 +6,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def test_unsynced_bytes_are_undone(make_mount: MakeMount, params: DirtyParams) -
         file.flush()
         if params is BUSY:
             while mounted.stats()["nr_dirty"] or mounted.stats()["nr_writeback"]:
-                pass
+                time.sleep(0.01)
             assert (mounted.store / "file").read_bytes() == b"UNSYNCED" * 4096
         assert [row["path"] for row in mounted.unsynced()] == ["file"]
         mounted.power_cut()
@@ -113,7 +114,7 @@ def test_a_rule_cuts_at_the_nth_sync(make_mount: MakeMount) -> None:
     with pytest.raises(OSError, match="Input/output error"):
         write_synced(path, b"never")
     while mounted.control("power_cut") != "1\n":
-        pass
+        time.sleep(0.01)
     assert path.read_bytes() == b"again"
 
 
