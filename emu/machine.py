@@ -180,8 +180,10 @@ class Machine:
             self._audit()
             for mm in list(self.kernel.mms.values()):
                 exit_mmap(self.kernel, mm)
-            self.sync()
-            copy_out(self.kernel)
+            try:
+                self.sync()
+            finally:
+                copy_out(self.kernel)
         finally:
             self._off()
 
