@@ -34,7 +34,7 @@ def record(
         If the command cannot be started.
 
     """
-    child = _start(command) if command else None
+    child: subprocess.Popen[bytes] | None = None
     began_s, cpu_began_s = time.monotonic(), time.process_time()
     due_s, count, status = began_s, 0, "done"
     try:
@@ -53,12 +53,19 @@ def record(
                 count += 1
                 if tell is not None:
                     tell(sample)
+                if command and child is None:
+                    # Only now: the first sample is what the command found.
+                    child = _start(command)
+                    continue
                 if ended or (duration_s is not None and time.monotonic() - began_s >= duration_s):
                     break
                 due_s = max(due_s + interval_s, time.monotonic())
                 _wait(child, due_s - time.monotonic())
     except KeyboardInterrupt:
         status = "interrupted"
+    except LabError as error:
+        status = str(error)
+        raise
     finally:
         code = _finish(child)
         seconds = max(time.monotonic() - began_s, 1e-9)

@@ -111,6 +111,16 @@ def test_a_recording_lasts_as_long_as_its_command_and_has_its_exit_code(
 
 
 @pytest.mark.fuse
+def test_a_command_that_cannot_run_is_one_line(
+    mounted: TemporaryMount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert frame.run(["record", str(mounted.path), "-o", str(out), "--", "/no/such/program"]) == 1
+    assert capsys.readouterr().err == "fremap: cannot run /no/such/program: No such file or directory\n"
+    assert "cannot run" in json.loads((out / "manifest.json").read_text())["status"]
+
+
+@pytest.mark.fuse
 def test_a_recording_that_is_killed_can_be_reported(
     mounted: TemporaryMount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
