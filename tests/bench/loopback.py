@@ -1,5 +1,5 @@
 """The peer: a plain fusepy loopback with big_writes, as people write one. Run: python loopback.py ROOT MOUNTPOINT."""
-# ruff: noqa: PTH - a loopback passes paths on as they come
+# ruff: noqa: PTH102, PTH108, PTH208, PTH116
 
 import os
 import sys

@@ -2,7 +2,7 @@
 
 Ratios are what counts: machines differ. ``pytest tests/bench/test_fs_speed.py -m slow -s``.
 """
-# ruff: noqa: T201, PTH116, C901 - a bench prints its table; its rows are calls by name
+# ruff: noqa: T201, PTH116, C901
 
 import mmap
 import os
