@@ -1,5 +1,5 @@
 """The peer: a plain fusepy loopback with big_writes, as people write one. Run: python loopback.py ROOT MOUNTPOINT."""
-# ruff: noqa: PTH102, PTH108, PTH208, PTH116
+# ruff: noqa: PTH102, PTH108, PTH208
 
 import os
 import sys
