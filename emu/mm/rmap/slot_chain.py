@@ -29,13 +29,12 @@ _NR_SLOTS = 1 << 31
 
 @dataclass(slots=True)
 class SlotRange:
-    """Slots [first, first + nr_pages) stand for the pages of `mm` from `start`; `nr_live` are still mapped by VMAs."""
+    """Slots [first, first + nr_pages) stand for the pages of `mm` from `start`, which are all of one VMA."""
 
     first: int
     nr_pages: int
     mm: Mm
     start: int
-    nr_live: int
 
 
 class SlotChain(PresentPtes):
@@ -53,6 +52,9 @@ class SlotChain(PresentPtes):
         visits = self._chains.visits
         self.cost.node_visits += visits
         self._k.locks.rmap_lock.taken(visits)
+        self._set_bytes()
+
+    def _set_bytes(self) -> None:
         self.cost.set_bytes(self._chains.nbytes + len(self._ranges) * RANGE_NBYTES)
 
     def _new_range(self, vma: VmArea) -> None:
@@ -64,7 +66,7 @@ class SlotChain(PresentPtes):
             first = one.first + one.nr_pages
         if first + vma.nr_pages > _NR_SLOTS:
             raise KernelBug(f"slot_chain: no {vma.nr_pages} slots left of {_NR_SLOTS}")
-        given = SlotRange(first, vma.nr_pages, vma.mm, vma.start, vma.nr_pages)
+        given = SlotRange(first, vma.nr_pages, vma.mm, vma.start)
         self._ranges[first] = given
         vma.rmap_data = [given]
 
@@ -98,29 +100,41 @@ class SlotChain(PresentPtes):
         self._touched()
 
     def vma_split(self, vma: VmArea, new: VmArea) -> None:
-        """Let both parts use the slots that the whole had."""
+        """Give each part the slots of its own pages; a range that reaches across the border becomes two."""
         assert isinstance(vma.rmap_data, list)
-        new.rmap_data = list(vma.rmap_data)
+        lower: list[SlotRange] = []
+        upper: list[SlotRange] = []
+        for one in vma.rmap_data:
+            nr_below = (new.start - one.start) >> self._page_shift
+            if 0 < nr_below < one.nr_pages:
+                above = SlotRange(one.first + nr_below, one.nr_pages - nr_below, one.mm, new.start)
+                self._ranges[above.first] = above
+                upper.append(above)
+                one.nr_pages = nr_below
+            (lower if nr_below > 0 else upper).append(one)
+        vma.rmap_data, new.rmap_data = lower, upper
+        self._set_bytes()
 
     def vma_merged(self, vma: VmArea, gone: VmArea) -> None:
-        """Let the whole use the slots of both parts."""
+        """Let the whole use the slots of both parts; two ranges that continue each other become one."""
         assert isinstance(vma.rmap_data, list)
         assert isinstance(gone.rmap_data, list)
-        known = {id(one) for one in vma.rmap_data}
-        vma.rmap_data = vma.rmap_data + [one for one in gone.rmap_data if id(one) not in known]
+        last: SlotRange = vma.rmap_data[-1]
+        first: SlotRange = gone.rmap_data[0]
+        if last.first + last.nr_pages == first.first:
+            last.nr_pages += first.nr_pages
+            del self._ranges[first.first]
+            gone.rmap_data = gone.rmap_data[1:]
+        vma.rmap_data = vma.rmap_data + gone.rmap_data
+        self._set_bytes()
 
     def vma_closed(self, vma: VmArea) -> None:
-        """Give slots back as soon as no VMA covers any of their range."""
+        """Give the VMA's slots back."""
         assert isinstance(vma.rmap_data, list)
         for one in vma.rmap_data:
-            low = max(vma.start, one.start)
-            high = min(vma.end, one.start + (one.nr_pages << self._page_shift))
-            if high <= low:
-                continue
-            one.nr_live -= (high - low) >> self._page_shift
-            if not one.nr_live:
-                del self._ranges[one.first]
+            del self._ranges[one.first]
         vma.rmap_data = None
+        self._set_bytes()
 
     def _places(self, pfn: int, mapping: AddressSpace) -> list[tuple[Mm, int]]:
         del mapping
