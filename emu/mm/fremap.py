@@ -24,8 +24,11 @@ from emu.mm.vma_prot import bind_rmap
 from emu.mm_types.events import EventKind
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_LOCKED
-from emu.mm_types.pgtable import NoFrameError, U64Array, set_pte, set_ptes
+from emu.mm_types.pgtable import NoFrameError, U64Array, exchange_ptes, set_pte
 from emu.mm_types.vma import VM_EXEC, VM_LOCKED, VM_NONLINEAR, VM_READ, VM_SHARED, VM_WRITE, VmArea
+
+_BULK_PART = 1 << 15
+"""Pages of a bulk remap that are worked on at a time."""
 
 
 def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgoff: int, flags: int) -> None:
@@ -195,8 +198,8 @@ def remap_file_pages_bulk(k: Kernel, mm: Mm, vaddrs: U64Array, pgoffs: U64Array)
                 _remap_one_with_vmas(k, mm, vaddr, pgoff)
             return
         _check_range(k, vma, low, high + k.page_size - low, 0)
-        linear = ((vaddrs - np.uint64(vma.start)) >> np.uint64(k.page_shift)) + np.uint64(vma.pgoff)
         if not vma.flags & VM_NONLINEAR:
+            linear = ((vaddrs - np.uint64(vma.start)) >> np.uint64(k.page_shift)) + np.uint64(vma.pgoff)
             if bool((linear == pgoffs).all()):
                 return
             make_nonlinear(k, mm, vma, len(vaddrs))
@@ -212,26 +215,39 @@ def _remap_one_with_vmas(k: Kernel, mm: Mm, vaddr: int, pgoff: int) -> None:
 
 
 def _install_file_ptes(k: Kernel, mm: Mm, vma: VmArea, vaddrs: U64Array, pgoffs: U64Array) -> None:
-    leaf_shift = mm.pt.leaf_shift
+    """Write file PTEs, part by part, so that what is worked on stays in the host's cache."""
+    first, bases = _leaf_tables(mm, vaddrs)
+    for begin in range(0, len(vaddrs), _BULK_PART):
+        where = np.require(vaddrs[begin : begin + _BULK_PART], np.uint64, ["C", "W"])
+        news = k.fmt.pgoff_to_pte_bulk(pgoffs[begin : begin + _BULK_PART])
+        olds, seen = exchange_ptes(mm, vma, bases, first, where, news)
+        k.vmstat.nr_remap += len(where)
+        if seen & (k.fmt.present_mask | k.fmt.protnone_mask):
+            _let_go(k, mm, vma, where, olds)
+
+
+def _leaf_tables(mm: Mm, vaddrs: U64Array) -> tuple[int, U64Array]:
+    """Make the leaf tables that the addresses need; return the first one's key, and where each lies (leaf_bases)."""
+    shift = np.uint64(mm.pt.leaf_shift)
+    first, last = int(vaddrs.min() >> shift), int(vaddrs.max() >> shift)
+    needed = np.zeros(last - first + 1, np.bool_)
+    for begin in range(0, len(vaddrs), _BULK_PART):
+        needed[(vaddrs[begin : begin + _BULK_PART] >> shift) - np.uint64(first)] = True
     try:
-        for key in np.unique(vaddrs >> np.uint64(leaf_shift)).tolist():
-            mm.pt.leaf(key << leaf_shift)
+        for key in np.flatnonzero(needed).tolist():
+            mm.pt.leaf((first + key) << mm.pt.leaf_shift)
     except NoFrameError:
         raise OSError(errno.ENOMEM, "no frame for a page table") from None
-    olds = mm.pt.get_many(vaddrs)
-    if bool(olds.any()):
-        # A vaddr that occurs twice must be reported once.
-        _, last = np.unique(vaddrs[::-1], return_index=True)
-        keep = len(vaddrs) - 1 - last
-        vaddrs, pgoffs, olds = vaddrs[keep], pgoffs[keep], olds[keep]
-    set_ptes(mm, vma, vaddrs, olds, k.fmt.pgoff_to_pte_bulk(pgoffs))
-    k.vmstat.nr_remap += len(vaddrs)
+    return first, mm.pt.leaf_bases(first, last)
+
+
+def _let_go(k: Kernel, mm: Mm, vma: VmArea, vaddrs: U64Array, olds: U64Array) -> None:
+    """Flush what was present, hand over dirty bits, and let go of the pages (zap_pte, for many)."""
     present, _ = pte_flags(k, olds)
-    if bool(present.any()):
-        flush_tlb_vaddrs(k, mm, vaddrs[present])
-        transfer_dirty_bits(k, olds[present])
-        pfns = pte_pfns(k, olds[present])
-        if vma.flags & VM_LOCKED:
-            for pfn in np.unique(pfns).tolist():
-                munlock_page(k, pfn)
-        zap_rmap_many(k, mm, pfns)
+    flush_tlb_vaddrs(k, mm, vaddrs[present])
+    transfer_dirty_bits(k, olds[present])
+    pfns = pte_pfns(k, olds[present])
+    if vma.flags & VM_LOCKED:
+        for pfn in np.unique(pfns).tolist():
+            munlock_page(k, pfn)
+    zap_rmap_many(k, mm, pfns)

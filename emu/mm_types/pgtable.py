@@ -1,7 +1,8 @@
 """Page tables in emulated RAM, the seam through which the kernel changes PTEs, and the flush that it then owes.
 
-`set_pte` and its bulk form `set_ptes` are the only ways to change a PTE: they tell the reverse-map strategy of
-the VMA. The hardware itself sets accessed and dirty bits behind the kernel's back, as real hardware does.
+`set_pte` and its bulk forms `set_ptes` and `exchange_ptes` are the only ways to change a PTE: they tell the
+reverse-map strategy of the VMA. The hardware itself sets accessed and dirty bits behind the kernel's back, as real
+hardware does.
 
 The table walk of the kernel is shortened by a dictionary of leaf tables: where a leaf lies never changes
 while it exists, so `leaves` holds views of the very frames that the hardware walks.
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from emu.errors import KernelBug
 from emu.hw.physmem import PhysMem
 from emu.hw.pte import PteFormat
+from emu.hw.pte_bulk import exchange
 
 if TYPE_CHECKING:
     from emu.mm_types.mm import Mm
@@ -149,6 +151,33 @@ class PageTable:
         slots = (vaddrs >> np.uint64(self.page_shift)).astype(np.int64) & self.leaf_mask
         return bases[keys - first] + slots
 
+    def leaf_bases(self, first: int, last: int) -> U64Array:
+        """Return where the leaf tables of keys first to last begin in RAM, in entries; 0 where there is none."""
+        bases = np.zeros(last - first + 1, np.uint64)
+        for key in self.leaf_keys(first << self.leaf_shift, (last + 1) << self.leaf_shift):
+            bases[key - first] = self.leaf_pfns[key] * self._words_per_frame
+        return bases
+
+    def exchange_many(self, bases: U64Array, first: int, vaddrs: U64Array, ptes: U64Array) -> tuple[U64Array, int]:
+        """Write PTEs, in order, and return what they were, and that or-ed together; for exchange_ptes only.
+
+        `bases`: leaf_bases from key `first` on; every leaf must exist.
+        """
+        olds = np.empty(len(vaddrs), np.uint64)
+        seen = exchange(
+            self.ram.u64,
+            bases,
+            np.uint64(first),
+            np.uint64(self.leaf_shift),
+            np.uint64(self.page_shift),
+            np.uint64(self.leaf_mask),
+            np.uint64(self.fmt.pte_bytes == 4),
+            vaddrs,
+            ptes,
+            olds,
+        )
+        return olds, int(seen)
+
     def get_many(self, vaddrs: U64Array) -> U64Array:
         """Return the PTEs at `vaddrs`, whose leaf tables must exist."""
         return self._words[self._places(vaddrs)].astype(np.uint64)
@@ -212,6 +241,19 @@ def set_ptes(mm: "Mm", vma: "VmArea", vaddrs: U64Array, olds: U64Array, news: U6
         mm.pt.put_many(vaddrs, news)
         if vma.ptes_changed is not None:
             vma.ptes_changed(mm, vma, vaddrs, olds, news)
+
+
+def exchange_ptes(
+    mm: "Mm", vma: "VmArea", bases: U64Array, first: int, vaddrs: U64Array, news: U64Array
+) -> tuple[U64Array, int]:
+    """Write many PTEs of one VMA in order and tell its reverse map once; return the old ones, and them or-ed.
+
+    A vaddr may occur twice: the old PTE of its second occurrence is the new one of its first.
+    """
+    olds, seen = mm.pt.exchange_many(bases, first, vaddrs, news)
+    if vma.ptes_changed is not None:
+        vma.ptes_changed(mm, vma, vaddrs, olds, news)
+    return olds, seen
 
 
 class TlbGather:
