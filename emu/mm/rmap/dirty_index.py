@@ -41,6 +41,8 @@ class DirtyIndex(NothingKept):
         self._pfn_mask, self._pfn_shift = fmt.pfn_mask, fmt.pfn_shift
         self._page_shift = k.page_shift
         self._hash = PageHash()
+        # Keys of entries that a mkclean in progress has taken out already.
+        self._taken: set[int] = set()
 
     @property
     def nr_entries(self) -> int:
@@ -62,9 +64,12 @@ class DirtyIndex(NothingKept):
         if was and now and (old ^ new) & self._pfn_mask == 0:
             return
         key = mm.ident << VPN_BITS | vaddr >> self._page_shift
-        if was and not self._hash.remove((old & self._pfn_mask) >> self._pfn_shift, key):
-            raise KernelBug(f"dirty_index has no entry for {vaddr:#x} of {mm!r}, PTE {old:#x}")
-        visits = self._hash.visits if was else 0
+        visits = 0
+        if was and key not in self._taken:
+            if not self._hash.remove((old & self._pfn_mask) >> self._pfn_shift, key):
+                raise KernelBug(f"dirty_index has no entry for {vaddr:#x} of {mm!r}, PTE {old:#x}")
+            visits = self._hash.visits
+        self._taken.discard(key)
         if now:
             self._hash.add((new & self._pfn_mask) >> self._pfn_shift, key)
             visits += self._hash.visits
@@ -86,17 +91,22 @@ class DirtyIndex(NothingKept):
             self.ptes_changed(vma.mm, vma, vaddrs, np.zeros_like(ptes), ptes)
 
     def mkclean(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
-        """Visit just the page's indexed PTEs."""
+        """Visit just the page's indexed PTEs; their entries go all at once, since each of them is cleaned."""
         del mapping
-        return self._each(pfn, one)
+        keys = self._hash.take(pfn)
+        self._taken = set(keys)
+        hits = self._visit(pfn, keys, one)
+        if self._taken:
+            raise KernelBug(f"dirty_index: {len(self._taken)} PTEs of pfn {pfn} were indexed but not cleaned")
+        self.cost.set_bytes(self._hash.nbytes)
+        return hits
 
     def unmap(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
         """Visit the page's indexed PTEs; the read-only clean ones are left to the cluster scan."""
         del mapping
-        return self._each(pfn, one)
+        return self._visit(pfn, self._hash.get(pfn), one)
 
-    def _each(self, pfn: int, one: PteVisitor) -> int:
-        keys = self._hash.get(pfn)
+    def _visit(self, pfn: int, keys: list[int], one: PteVisitor) -> int:
         self.cost.node_visits += self._hash.visits
         hits = 0
         for key in keys:

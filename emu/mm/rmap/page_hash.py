@@ -100,16 +100,14 @@ class PageHash:
             else:
                 heir = back
                 self._nr_pages -= 1
-            if before == _NIL:
-                bucket = self._bucket(pfn)
-                self._buckets[bucket >> _SLAB_SHIFT][bucket & _SLAB_MASK] = heir
-            else:
-                self._back[before >> _SLAB_SHIFT][before & _SLAB_MASK] = heir
+            self._unhook(pfn, before, heir)
         self._next[high][low] = self._free
         self._free = node
         self.nr_entries -= 1
         if not self.nr_entries:
+            visits = self.visits
             self.clear()
+            self.visits = visits
         return True
 
     def get(self, pfn: int) -> list[int]:
@@ -122,6 +120,36 @@ class PageHash:
             node = self._next[high][low]
             self.visits += 1
         return keys
+
+    def take(self, pfn: int) -> list[int]:
+        """Remove all entries of a page at once and return their keys; visits: the bucket, and other pages in it."""
+        first, before = self._find(pfn)
+        if first == _NIL:
+            return []
+        keys = []
+        node = last = first
+        while node != _NIL:
+            high, low = node >> _SLAB_SHIFT, node & _SLAB_MASK
+            keys.append(self._keys[high][low])
+            last, node = node, self._next[high][low]
+        self._unhook(pfn, before, self._back[first >> _SLAB_SHIFT][first & _SLAB_MASK])
+        self._nr_pages -= 1
+        self._next[last >> _SLAB_SHIFT][last & _SLAB_MASK] = self._free
+        self._free = first
+        self.nr_entries -= len(keys)
+        if not self.nr_entries:
+            visits = self.visits
+            self.clear()
+            self.visits = visits
+        return keys
+
+    def _unhook(self, pfn: int, before: int, heir: int) -> None:
+        """Let `heir` take a page's place in its bucket: the page's second node, another page's first, or none."""
+        if before == _NIL:
+            bucket = self._bucket(pfn)
+            self._buckets[bucket >> _SLAB_SHIFT][bucket & _SLAB_MASK] = heir
+        else:
+            self._back[before >> _SLAB_SHIFT][before & _SLAB_MASK] = heir
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield every (pfn, key)."""
