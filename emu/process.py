@@ -5,7 +5,6 @@ System calls raise OSError with the errno that Linux gives; accesses raise Segme
 
 import contextlib
 import errno
-import fcntl
 import mmap as host_mmap
 import os
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from emu.errors import BusError, OutOfMemory
 from emu.hw.mmu import AccessKind, kind_of
+from emu.mapargs import apply_access, check_signs, length_within, may_write
 from emu.mapping import Mapping
 from emu.mm import mmap as mm_mmap
 from emu.mm import syscalls
@@ -92,17 +92,14 @@ class Process:
         it, as the system call does).
         """
         self._alive()
-        flags, prot = _apply_access(flags, prot, access)
-        if length < 0:
-            raise OverflowError("memory mapped length must be positive")
-        if offset < 0:
-            raise OverflowError("memory mapped offset must be positive")
+        flags, prot = apply_access(flags, prot, access)
+        check_signs(length, offset)
         inode: Inode | None = None
         if fileno == -1:
             flags |= mm_mmap.MAP_ANONYMOUS
         elif not flags & mm_mmap.MAP_ANONYMOUS:
             inode = self._open(fileno, writable=bool(prot & host_mmap.PROT_WRITE and flags & mm_mmap.MAP_SHARED))
-            length = _length_within(inode, length, offset)
+            length = length_within(inode, length, offset)
         if offset & (self.page_size - 1):
             raise OSError(errno.EINVAL, f"the offset {offset} is not a multiple of the page size {self.page_size}")
         if not length:
@@ -141,7 +138,7 @@ class Process:
         if not isinstance(fileno, int):
             return open_inode(self.kernel, os.fspath(fileno), writable=writable)
         os.fstat(fileno)
-        can_write = _may_write(fileno)
+        can_write = may_write(fileno)
         if writable and not can_write:
             raise PermissionError(errno.EACCES, "the descriptor is not open for writing")
         inode = open_inode(self.kernel, f"/proc/self/fd/{fileno}", writable=can_write)
@@ -231,7 +228,7 @@ class Process:
             if not isinstance(inode, Inode):
                 raise OSError(errno.EINVAL, "anonymous memory has no length to change")
         else:
-            inode = self._open(file, writable=_may_write(file))
+            inode = self._open(file, writable=may_write(file))
         ftruncate(self.kernel, inode, nbytes)
         self._leave_kernel()
 
@@ -306,36 +303,3 @@ class Process:
     def store_word(self, vaddr: int, value: int) -> None:
         """Store an unsigned number of 8 bytes."""
         access(self.kernel, self.mm, vaddr, _STORE, value)
-
-
-
-def _apply_access(flags: int, prot: int, access: int) -> tuple[int, int]:
-    """Translate Python's ACCESS_* to flags and prot, as mmap.mmap does."""
-    if access == host_mmap.ACCESS_DEFAULT:
-        return flags, prot
-    if flags != host_mmap.MAP_SHARED or prot != host_mmap.PROT_READ | host_mmap.PROT_WRITE:
-        raise ValueError("mmap can't specify both access and flags, prot.")
-    if access == host_mmap.ACCESS_READ:
-        return host_mmap.MAP_SHARED, host_mmap.PROT_READ
-    if access == host_mmap.ACCESS_WRITE:
-        return host_mmap.MAP_SHARED, host_mmap.PROT_READ | host_mmap.PROT_WRITE
-    if access == host_mmap.ACCESS_COPY:
-        return host_mmap.MAP_PRIVATE, host_mmap.PROT_READ | host_mmap.PROT_WRITE
-    raise ValueError("mmap invalid access parameter.")
-
-
-def _length_within(inode: Inode, length: int, offset: int) -> int:
-    """Return the length to map, as mmap.mmap works it out and checks it."""
-    if not length:
-        if not inode.i_size:
-            raise ValueError("cannot mmap an empty file")
-        if offset >= inode.i_size:
-            raise ValueError("mmap offset is greater than file size")
-        return inode.i_size - offset
-    if offset > inode.i_size or inode.i_size - offset < length:
-        raise ValueError("mmap length is greater than file size")
-    return length
-
-
-def _may_write(fileno: int) -> bool:
-    return fcntl.fcntl(fileno, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY

@@ -1,0 +1,313 @@
+"""HostProcess: the interface of Process on the real kernel, through libc.
+
+A child process of its own holds the mappings (emu.host_child) and makes each system call and access on command; what
+would kill it comes back as SegmentationFault or BusError, as from the emulated machine.
+
+Its own code lies in the same address space: MAP_FIXED and munmap belong where the caller knows that nothing of the
+child's is, such as between 64 GiB and 16 TiB, which Linux leaves free on x86-64 and arm64.
+"""
+
+import errno
+import mmap as host_mmap
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from emu import host_child
+from emu.errors import BusError, OutOfMemory, SegmentationFault
+from emu.host_child import PAGE_SIZE, receive_message, send_message
+from emu.host_state import HostVma, read_maps, read_pagemap, read_smaps_rollup
+from emu.mapargs import apply_access, check_signs, length_within
+from emu.mapping import MS_SYNC, Mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Buffer
+
+MAP_NONBLOCK = 0x10000
+MREMAP_MAYMOVE = 1
+_EXIT_TIMEOUT_S = 10.0
+_SIGNALS = {signal.SIGSEGV: SegmentationFault, signal.SIGBUS: BusError, signal.SIGKILL: OutOfMemory}
+
+
+class HostFile:
+    """A host file behind a mapping, open as long as somebody knows it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._close = weakref.finalize(self, os.close, fd)
+
+    @property
+    def i_size(self) -> int:
+        """The length in bytes, now."""
+        return os.fstat(self.fd).st_size
+
+
+class HostProcess:
+    """One process on this kernel, with an address space of its own; leave its `with` block, or exit() it.
+
+    Addresses and lengths are in bytes, page offsets in pages of the host. Negative numbers and those of more than 64
+    bits reach the kernel as their lower 64 bits.
+    """
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-I", "-S", host_child.__file__, str(theirs.fileno())]
+            child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603 - own
+        self._start(ours, child.pid, child)
+
+    def _start(self, sock: socket.socket, pid: int, child: "subprocess.Popen[bytes] | None") -> None:
+        self.pid = pid
+        self._sock = sock
+        self._end = weakref.finalize(self, _end, sock, child)
+
+    @property
+    def page_size(self) -> int:
+        """Bytes in a page of the host."""
+        return PAGE_SIZE
+
+    @property
+    def vmas(self) -> list[HostVma]:
+        """The mappings from /proc/PID/maps, in order of address, the child's own code among them."""
+        self._alive()
+        return read_maps(self.pid)
+
+    def pagemap(self, vaddr: int, nr_pages: int) -> npt.NDArray[np.uint64]:
+        """Return the words of /proc/PID/pagemap for pages from `vaddr` on."""
+        self._alive()
+        return read_pagemap(self.pid, vaddr, nr_pages)
+
+    def smaps_rollup(self) -> dict[str, int]:
+        """Return /proc/PID/smaps_rollup in bytes, by name."""
+        self._alive()
+        return read_smaps_rollup(self.pid)
+
+    # Mapping files
+
+    def mmap(
+        self,
+        fileno: int | str | os.PathLike[str],
+        length: int,
+        flags: int = host_mmap.MAP_SHARED,
+        prot: int = host_mmap.PROT_READ | host_mmap.PROT_WRITE,
+        access: int = host_mmap.ACCESS_DEFAULT,
+        offset: int = 0,
+        *,
+        vaddr: int = 0,
+    ) -> Mapping:
+        """Map a file, or anonymous memory (-1), with the arguments and errors of Python's mmap.mmap."""
+        self._alive()
+        flags, prot = apply_access(flags, prot, access)
+        check_signs(length, offset)
+        file: HostFile | None = None
+        if fileno == -1:
+            flags |= host_mmap.MAP_ANONYMOUS
+        elif not flags & host_mmap.MAP_ANONYMOUS:
+            file = HostFile(_open(fileno, prot, flags))
+            if not stat.S_ISREG(os.fstat(file.fd).st_mode):
+                raise OSError(errno.ENODEV, "only regular files can be mapped")
+            length = length_within(file, length, offset)
+        where = self._mmap(vaddr, length, prot, flags, -1 if file is None else file.fd, offset)
+        return Mapping(self, where, length, prot=prot, flags=flags, offset=offset, file=file, access=access)
+
+    def sys_mmap(
+        self, vaddr: int, nbytes: int, prot: int, flags: int, fileno: int | str | os.PathLike[str], offset: int
+    ) -> int:
+        """mmap(2) itself: returns the address; a file may be mapped beyond its end."""
+        if flags & host_mmap.MAP_ANONYMOUS or fileno == -1:
+            return self._mmap(vaddr, nbytes, prot, flags, -1, offset)
+        fd = _open(fileno, prot, flags)
+        try:
+            return self._mmap(vaddr, nbytes, prot, flags, fd, offset)
+        finally:
+            os.close(fd)
+
+    def _mmap(self, vaddr: int, nbytes: int, prot: int, flags: int, fd: int, offset: int) -> int:
+        return self._call("mmap", vaddr, nbytes, prot, flags, -1, offset, fds=() if fd < 0 else (fd,))
+
+    def munmap(self, vaddr: int, nbytes: int) -> None:
+        """munmap(2)."""
+        self._call("munmap", vaddr, nbytes)
+
+    def mremap(
+        self, old_vaddr: int, old_nbytes: int, new_nbytes: int, flags: int = MREMAP_MAYMOVE, new_vaddr: int = 0
+    ) -> int:
+        """mremap(2); returns where the mapping is now."""
+        return self._call("mremap", old_vaddr, old_nbytes, new_nbytes, flags, new_vaddr)
+
+    def mprotect(self, vaddr: int, nbytes: int, prot: int) -> None:
+        """mprotect(2)."""
+        self._call("mprotect", vaddr, nbytes, prot)
+
+    def mlock(self, vaddr: int, nbytes: int) -> None:
+        """mlock(2)."""
+        self._call("mlock", vaddr, nbytes)
+
+    def munlock(self, vaddr: int, nbytes: int) -> None:
+        """munlock(2)."""
+        self._call("munlock", vaddr, nbytes)
+
+    def mlockall(self, flags: int) -> None:
+        """mlockall(2): the child's own memory is locked, too."""
+        self._call("mlockall", flags)
+
+    def munlockall(self) -> None:
+        """munlockall(2)."""
+        self._call("munlockall")
+
+    def madvise(self, vaddr: int, nbytes: int, advice: int) -> None:
+        """madvise(2)."""
+        self._call("madvise", vaddr, nbytes, advice)
+
+    def mincore(self, vaddr: int, nbytes: int) -> bytes:
+        """mincore(2): a byte a page, whose lowest bit says that the page is in memory."""
+        return self._ask({"do": "mincore", "args": [vaddr, nbytes]})[1]
+
+    def msync(self, vaddr: int, nbytes: int, flags: int = MS_SYNC) -> None:
+        """msync(2)."""
+        self._call("msync", vaddr, nbytes, flags)
+
+    def remap_file_pages(self, vaddr: int, nbytes: int, prot: int, pgoff: int, flags: int = 0) -> None:
+        """remap_file_pages(2)."""
+        self._call("remap_file_pages", vaddr, nbytes, prot, pgoff, flags)
+
+    def remap_file_pages_bulk(self, vaddrs: npt.ArrayLike, pgoffs: npt.ArrayLike) -> None:
+        """Remap many single pages, one call each: the kernel has no call for many."""
+        places = np.asarray(vaddrs, dtype=np.uint64).tolist()
+        for vaddr, pgoff in zip(places, np.asarray(pgoffs, dtype=np.uint64).tolist(), strict=True):
+            self.remap_file_pages(vaddr, PAGE_SIZE, 0, pgoff, MAP_NONBLOCK)
+
+    def ftruncate(self, file: "int | Mapping", nbytes: int) -> None:
+        """ftruncate(2) of a descriptor, or of the file behind a mapping."""
+        self._alive()
+        if isinstance(file, Mapping):
+            if not isinstance(file.file, HostFile):
+                raise OSError(errno.EINVAL, "anonymous memory has no length to change")
+            file = file.file.fd
+        os.ftruncate(file, nbytes)
+
+    def fork(self) -> "HostProcess":
+        """fork(2): a process with a copy of this address space."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                pid = int(self._ask({"do": "fork"}, fds=[theirs.fileno()])[0]["value"])
+            except OSError:
+                ours.close()
+                raise
+        child = HostProcess.__new__(HostProcess)
+        child._start(ours, pid, None)  # noqa: SLF001 - of this very class
+        return child
+
+    def exit(self) -> None:
+        """End the process; a second call does nothing."""
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.exit()
+
+    # Accesses
+
+    def run(
+        self, vaddrs: npt.ArrayLike, kinds: npt.ArrayLike, values: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.uint64]:
+        """Do a whole array of accesses; returns the values, with what was loaded in the place of the loads."""
+        where = np.ascontiguousarray(vaddrs, dtype=np.uint64)
+        count = len(where)
+        what = np.ascontiguousarray(np.broadcast_to(np.asarray(kinds, dtype=np.uint8), count))
+        data = np.zeros(count, np.uint64) if values is None else np.asarray(values, dtype=np.uint64)
+        payload = where.tobytes() + np.broadcast_to(data, count).tobytes() + what.tobytes()
+        return np.frombuffer(self._ask({"do": "run", "args": [count]}, payload)[1], np.uint64).copy()
+
+    def load(self, vaddr: int, nbytes: int) -> bytes:
+        """Load bytes."""
+        return self._ask({"do": "load", "args": [vaddr, nbytes]})[1]
+
+    def store(self, vaddr: int, data: "Buffer | npt.NDArray[np.uint8]") -> None:
+        """Store bytes; what lies on pages before a signal has been stored."""
+        self._ask({"do": "store", "args": [vaddr]}, bytes(data))
+
+    def load_byte(self, vaddr: int) -> int:
+        """Load one byte."""
+        return self.load(vaddr, 1)[0]
+
+    def store_byte(self, vaddr: int, value: int) -> None:
+        """Store one byte."""
+        self.store(vaddr, bytes([value & 0xFF]))
+
+    def load_word(self, vaddr: int) -> int:
+        """Load 8 bytes as an unsigned number."""
+        return int.from_bytes(self.load(vaddr, 8), sys.byteorder)
+
+    def store_word(self, vaddr: int, value: int) -> None:
+        """Store an unsigned number of 8 bytes."""
+        self.store(vaddr, value.to_bytes(8, sys.byteorder))
+
+    def look(self, vaddrs: "Sequence[int]") -> list[bytes | None]:
+        """Load many whole pages; None in the place of those that cannot be loaded."""
+        head, data = self._ask({"do": "look", "args": list(vaddrs)})
+        pages = iter(range(0, len(data), PAGE_SIZE))
+        return [data[(at := next(pages)) : at + PAGE_SIZE] if told == "1" else None for told in str(head["told"])]
+
+    # Inside
+
+    def _alive(self) -> None:
+        if not self._end.alive:
+            raise OSError(errno.ESRCH, "the process has exited")
+
+    def _call(self, name: str, *args: int, fds: "Sequence[int]" = ()) -> int:
+        return int(self._ask({"do": "call", "name": name, "args": args}, fds=fds)[0]["value"])
+
+    def _ask(
+        self, head: dict[str, object], payload: bytes = b"", fds: "Sequence[int]" = ()
+    ) -> tuple[dict[str, Any], bytes]:
+        """Have a command done; raise what it met."""
+        self._alive()
+        try:
+            send_message(self._sock, head, payload, fds)
+            answer, data, _none = receive_message(self._sock)
+        except (EOFError, ConnectionError):
+            self._end()
+            raise OSError(errno.ESRCH, f"process {self.pid} has died: its own memory was unmapped?") from None
+        told: dict[str, Any] = dict(answer)
+        if "errno" in told:
+            what = head.get("name", head["do"])
+            raise OSError(told["errno"], f"{what}: {os.strerror(told['errno'])}")
+        if "signal" in told:
+            raise _SIGNALS[told["signal"]](told["vaddr"], "the kernel says so")
+        return told, data
+
+
+def _end(sock: socket.socket, child: "subprocess.Popen[bytes] | None") -> None:
+    """Let the process end: its socket closes. The first one is our child and is waited for."""
+    sock.close()
+    if child is None:
+        return
+    try:
+        child.wait(_EXIT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _open(fileno: int | str | os.PathLike[str], prot: int, flags: int) -> int:
+    """Return a descriptor of our own: a duplicate, or a path opened for what is asked."""
+    if isinstance(fileno, int):
+        return os.dup(fileno)
+    shared_write = prot & host_mmap.PROT_WRITE and flags & host_mmap.MAP_SHARED
+    return os.open(Path(fileno), (os.O_RDWR if shared_write else os.O_RDONLY) | os.O_CLOEXEC)
