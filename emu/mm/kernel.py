@@ -67,12 +67,16 @@ class Options:
 
 @dataclass(slots=True)
 class KThreads:
-    """What the kernel threads are asked to do, and when they run by themselves next."""
+    """What the kernel threads are asked to do, and when they run by themselves next.
+
+    `kswapd_priority` is how much less than everything kswapd scans in its next turn, as a shift.
+    """
 
     flusher_next_s: float = 0.0
     flusher_wanted: bool = False
     flusher_running: bool = False
     kswapd_wanted: bool = False
+    kswapd_priority: int = 12
     audit_wanted: bool = False
 
 
@@ -116,7 +120,7 @@ class Kernel:
         self.vmstat = VmStat()
         self.locks = Locks()
         self.kthreads = KThreads()
-        low = max(ram.nr_frames // 64, 8)
+        low = max(ram.nr_frames // 64, min(ram.nr_frames // 8, 8))
         self.watermarks = Watermarks(min=low // 2, low=low, high=low + low // 2)
         self.mms: dict[int, Mm] = {}
         self.asids: dict[int, Mm] = {}

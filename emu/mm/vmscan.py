@@ -37,21 +37,29 @@ DEF_PRIORITY = 12
 
 def try_to_free_pages(k: Kernel, nr_pages: int) -> int:
     """Reclaim for an allocator that found too few frames (direct reclaim); return how many frames it got."""
-    return _shrink(k, nr_pages, direct=True)
+    return _shrink(k, nr_pages, range(DEF_PRIORITY, -1, -1), direct=True)
 
 
 def kswapd(k: Kernel) -> None:
-    """Reclaim up to the high watermark, as far as it goes."""
-    k.kthreads.kswapd_wanted = False
+    """Reclaim towards the high watermark: one priority a turn, with rising effort, until there or all was scanned.
+
+    One only, so that the page that a process has just faulted in is found young, not taken before it is used.
+    """
+    kthreads = k.kthreads
     missing = k.watermarks.high - k.ram.nr_free
     if missing > 0:
-        _shrink(k, missing, direct=False)
+        priority = kthreads.kswapd_priority
+        _shrink(k, missing, range(priority, priority - 1, -1), direct=False)
+        kthreads.kswapd_priority = priority - 1
+    if k.ram.nr_free >= k.watermarks.high or kthreads.kswapd_priority < 0:
+        kthreads.kswapd_wanted = False
+        kthreads.kswapd_priority = DEF_PRIORITY
 
 
-def _shrink(k: Kernel, nr_pages: int, *, direct: bool) -> int:
+def _shrink(k: Kernel, nr_pages: int, priorities: range, *, direct: bool) -> int:
     """Scan with rising effort until `nr_pages` are free, waiting for write-out when there is nothing else."""
     freed_before = k.ram.nr_free
-    for priority in range(DEF_PRIORITY, -1, -1):
+    for priority in priorities:
         _shrink_active_list(k, (k.lru.nr[ACTIVE] >> priority) + 1)
         nr_to_scan = (k.lru.nr[INACTIVE] >> priority) + SWAP_CLUSTER_MAX
         _shrink_inactive_list(k, nr_to_scan, direct=direct)
