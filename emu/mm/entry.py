@@ -74,12 +74,22 @@ def _enter_user(k: Kernel, mm: Mm) -> Mmu:
 def access(k: Kernel, mm: Mm, vaddr: int, kind: int, value: int) -> int:
     """Do one access of user mode; returns what was loaded."""
     mmu = k.cpus[k.cpu] if k.current[k.cpu] is mm else _enter_user(k, mm)
-    result = mmu.access(vaddr, kind, value)
+    try:
+        result = mmu.access(vaddr, kind, value)
+    except OverflowError:
+        _check_vaddr(vaddr)
+        raise
     while mmu.regs[R_FAULT]:
         _page_fault(k, mm, mmu)
         mmu = k.switch_mm(mm)
         result = mmu.access(vaddr, kind, value)
     return result
+
+
+def _check_vaddr(vaddr: int) -> None:
+    """Refuse a number that no address register holds."""
+    if vaddr >> 64:
+        raise SegmentationFault(vaddr, "that is no address")
 
 
 def load_bytes(k: Kernel, mm: Mm, vaddr: int, buffer: U8Array) -> None:
@@ -95,6 +105,7 @@ def store_bytes(k: Kernel, mm: Mm, vaddr: int, buffer: U8Array) -> None:
 def _copy(
     k: Kernel, mm: Mm, vaddr: int, buffer: U8Array, operation: Callable[[Mmu], Callable[[int, U8Array], int]]
 ) -> None:
+    _check_vaddr(vaddr)
     done = 0
     nbytes = len(buffer)
     while done < nbytes:

@@ -22,10 +22,11 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _BATCH = 1024
 _EVERYTHING = 1 << 62
+_MAX_LFS_FILESIZE = (1 << 63) - 1
 
 
 def ftruncate(k: Kernel, inode: Inode, nbytes: int) -> None:
-    """Set a file's length. Errors: EINVAL (negative, or the file is not writable), whatever the host says.
+    """Set a file's length. Errors: EINVAL (negative, or the file is not writable), EFBIG, whatever the host says.
 
     Shrinking takes the pages beyond the new end out of every mapping, private copies too, and zeroes the rest of the
     last page, as growing relies on.
@@ -34,6 +35,8 @@ def ftruncate(k: Kernel, inode: Inode, nbytes: int) -> None:
         raise OSError(errno.EINVAL, f"a file cannot have {nbytes} bytes")
     if not inode.writable:
         raise OSError(errno.EINVAL, f"{inode.name} is not open for writing")
+    if nbytes > _MAX_LFS_FILESIZE:
+        raise OSError(errno.EFBIG, f"a file cannot have {nbytes} bytes")
     if not inode.anonymous:
         _wait_for_tail(k, inode.mapping, min(nbytes, inode.i_size))
         os.ftruncate(inode.fd_buffered, nbytes)

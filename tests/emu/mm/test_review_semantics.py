@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from emu.check import check
-from emu.errors import BusError
+from emu.errors import BusError, SegmentationFault
 from emu.machine import Machine
 from emu.mapping import Mapping
 from emu.mm.page_writeback import mark_clean_if_so, write_cache_pages
@@ -190,3 +190,24 @@ def test_sparse_bulk_remap_makes_only_the_tables_it_needs(tmp_path: Path) -> Non
         assert process.load(last, 8) == stamp(6)
         assert len(process.mm.pt.leaves) == 2
         check(machine)
+
+
+@pytest.mark.parametrize("fmt", ["i386", "x86_64", "sv39", "arm64_4k"])
+@pytest.mark.parametrize("vaddr", [-8, 1 << 32, 1 << 60, (1 << 64) - 8, 1 << 64, 1 << 70])
+def test_numbers_that_are_no_addresses_are_segmentation_faults(vaddr: int, fmt: str) -> None:
+    machine, _ = virtual_machine(format=fmt)
+    with machine:
+        process = machine.spawn()
+        with pytest.raises(SegmentationFault):
+            process.load(vaddr, 8)
+        with pytest.raises(SegmentationFault):
+            process.load_byte(vaddr)
+        with pytest.raises(SegmentationFault):
+            process.store_word(vaddr, 1)
+
+
+@pytest.mark.parametrize("nbytes", [1 << 63, 1 << 70])
+def test_truncate_to_a_length_that_no_file_has(nbytes: int, tmp_path: Path) -> None:
+    machine, _ = virtual_machine()
+    with machine, make_file(tmp_path / "file", 1).open("r+b") as file, fails_with(errno.EFBIG):
+        machine.spawn().ftruncate(file.fileno(), nbytes)
