@@ -68,6 +68,14 @@ class Machine:
         Record events.
     audit
         Keep unaccounted_dirty_max.
+    max_map_count
+        How many VMAs a process may have.
+    huge_pages
+        Map anonymous memory with large pages where they fit.
+    lazy_tlb
+        A CPU that runs another process is not interrupted for a flush, but flushes when it comes back.
+    tlb
+        Sizes of the CPUs' TLBs (emu.hw.tlb.TlbModel).
 
     """
 
@@ -92,6 +100,8 @@ class Machine:
         events: bool = False,
         audit: bool = False,
         max_map_count: int = MAX_MAP_COUNT,
+        huge_pages: bool = True,
+        lazy_tlb: bool = False,
         tlb: TlbModel | None = None,
     ) -> None:
         self.format = get_format(format) if isinstance(format, str) else format
@@ -111,6 +121,8 @@ class Machine:
             plain_caps=plain_caps,
             audit_dirty=audit,
             max_map_count=max_map_count,
+            huge_pages=huge_pages,
+            lazy_tlb=lazy_tlb,
         )
         self.kernel = Kernel(
             self.ram,

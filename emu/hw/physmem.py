@@ -62,6 +62,22 @@ class PhysMem:
             self._view[start : start + self.page_size] = self._junk
         return pfn
 
+    def alloc_run(self, nr_frames: int) -> int:
+        """Hand out `nr_frames` (a power of two) adjoining frames, aligned to their number; -1 if there are none.
+
+        Only from memory that was never handed out: freed frames are not joined again. Each is freed by itself.
+        """
+        first = -(-self._next_fresh // nr_frames) * nr_frames
+        if first + nr_frames > self.nr_frames:
+            return -1
+        self._freed.extend(range(first - 1, self._next_fresh - 1, -1))
+        self._next_fresh = first + nr_frames
+        self._allocated[first : first + nr_frames] = bytes([1]) * nr_frames
+        if self._junk:
+            start = first << self.page_shift
+            self._view[start : start + nr_frames * self.page_size] = self._junk * nr_frames
+        return first
+
     def free_frame(self, pfn: int) -> None:
         """Take a frame back.
 

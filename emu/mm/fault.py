@@ -10,6 +10,7 @@ do_wp_page(); the page is marked dirty while it is still locked, as since v2.6.2
 
 from emu.errors import OutOfMemory
 from emu.mm.filemap import filemap_fault
+from emu.mm.huge_memory import do_huge_anonymous_page
 from emu.mm.kernel import Kernel
 from emu.mm.mapcount import page_add_file_rmap, page_add_new_anon_rmap, page_remove_rmap
 from emu.mm.mlock import mlock_vma_page
@@ -29,6 +30,8 @@ def handle_mm_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, *, write: bool) 
     """
     k.vmstat.pgfault += 1
     vaddr &= -k.page_size
+    if vma.mapping is None and k.options.huge_pages and do_huge_anonymous_page(k, mm, vma, vaddr):
+        return False
     try:
         leaf = mm.pt.leaf(vaddr)
     except NoFrameError:

@@ -51,7 +51,9 @@ class Options:
     `readahead_pages` is the largest read-ahead window (0: none). `remap_privileged` makes remap_file_pages ask for
     privilege. `guest_cache` is how host files are opened: "none" with O_DIRECT, "writeback" through the host's
     cache. `plain_caps` are the capabilities of files that are not on a fremap mount. `audit_dirty` counts pages
-    that are dirty in a PTE and nowhere else (unaccounted_dirty_max) at every boundary.
+    that are dirty in a PTE and nowhere else (unaccounted_dirty_max) at every boundary. `huge_pages`: anonymous memory
+    is mapped with large pages where they fit. `lazy_tlb`: a CPU that runs another mm is not interrupted for a flush,
+    but flushes when it comes back to the mm.
     """
 
     fault_path: str = "merged"
@@ -62,6 +64,8 @@ class Options:
     audit_dirty: bool = False
     max_map_count: int = MAX_MAP_COUNT
     nonlinear_max_pages: int = 0
+    huge_pages: bool = True
+    lazy_tlb: bool = False
     mapping_limit_bytes: int = 0
 
 
@@ -129,6 +133,7 @@ class Kernel:
         self.bdis: dict[tuple[int, str], BackingDevInfo] = {}
         self.dirty_mappings: dict[AddressSpace, None] = {}
         self.current: list[Mm | None] = [None] * len(cpus)
+        self.stale_asids: list[set[int]] = [set() for _ in cpus]
         self.pause_s = 0.0
         self.pause_bdi: BackingDevInfo | None = None
         self.dirtied_since_check = 0
@@ -171,6 +176,10 @@ class Kernel:
                 raise KernelBug(f"{mm!r} is dead and cannot run")
             self.current[self.cpu] = mm
             mm.cpu_mask |= 1 << self.cpu
+            if mm.asid in self.stale_asids[self.cpu]:
+                self.stale_asids[self.cpu].discard(mm.asid)
+                mmu.invalidate_asid(mm.asid)
+                self.vmstat.nr_tlb_lazy_flush += 1
             mmu.load_root(mm.pt.root_pfn, mm.asid)
             if self.events is not None:
                 self.emit(EventKind.SWITCH, mm=mm.ident)
@@ -180,7 +189,7 @@ class Kernel:
         """Drop one translation from the TLB of every CPU that may hold it (flush_tlb_page)."""
         mask, cpu = mm.cpu_mask, 0
         while mask:
-            if mask & 1:
+            if mask & 1 and not self._flush_later(mm, cpu):
                 self.cpus[cpu].invalidate_page(vaddr, mm.asid)
                 if cpu == self.cpu:
                     self.vmstat.nr_tlb_local_flush_one += 1
@@ -198,12 +207,22 @@ class Kernel:
                 self.flush_tlb_page(mm, vaddr)
             return
         for cpu, mmu in enumerate(self.cpus):
-            if mm.cpu_mask >> cpu & 1:
+            if mm.cpu_mask >> cpu & 1 and not self._flush_later(mm, cpu):
                 mmu.invalidate_asid(mm.asid)
                 if cpu == self.cpu:
                     self.vmstat.nr_tlb_local_flush_all += 1
                 else:
                     self.vmstat.nr_tlb_remote_flush += 1
+
+    def _flush_later(self, mm: Mm, cpu: int) -> bool:
+        """Put a flush off until a CPU that runs something else comes back to the mm, where that is the mode.
+
+        Source of the idea: Linux v4.20 arch/x86/mm/tlb.c: lazy TLB mode, and tlb_gen for mms that are not loaded.
+        """
+        if not self.options.lazy_tlb or cpu == self.cpu or self.current[cpu] is mm:
+            return False
+        self.stale_asids[cpu].add(mm.asid)
+        return True
 
     def gather(self, mm: Mm) -> TlbGather:
         """Start a gather for an mm; leaving its `with` block flushes what it owes."""

@@ -51,6 +51,8 @@ class PageTable:
         self._words_per_frame = ram.page_size // fmt.pte_bytes
         self.leaves: dict[int, memoryview] = {}
         self.leaf_pfns: dict[int, int] = {}
+        # Keys of leaves whose parent entry maps a large page instead; the leaf waits, filled, for the split.
+        self.huge: set[int] = set()
         # (level, vaddr >> span of that level) -> [pfn of the table, entries in use]
         self._tables: dict[tuple[int, int], list[int]] = {}
         self.root_pfn = self._new_table()
@@ -110,6 +112,34 @@ class PageTable:
         place = parent[0] * self._words_per_frame + self.fmt.index(vaddr, level)
         self._view[place] = self.fmt.mk_table(pfn, level)
         parent[1] += 1
+
+    def map_huge(self, vaddr: int, ptes: U64Array, huge_pte: int) -> None:
+        """Map a large page where there was no leaf: its small PTEs are put aside in the leaf for a split to come.
+
+        What the kernel reads are always the small PTEs (Linux deposits a page table for the same reason: a split must
+        not fail). They are accessed and dirty from the start, since the hardware marks the large entry only.
+        NoFrameError if there is no frame for the leaf.
+        """
+        self.leaf(vaddr)
+        key = vaddr >> self.leaf_shift
+        start = self.leaf_pfns[key] * self._words_per_frame
+        self._words[start : start + self.nr_leaf_entries] = ptes.astype(self._words.dtype)
+        self._view[self._parent_place(vaddr)] = huge_pte
+        self.huge.add(key)
+
+    def split_huge(self, vaddr: int) -> None:
+        """Let small PTEs translate again what a large page does, if one does; translations stay as they were."""
+        key = vaddr >> self.leaf_shift
+        if key in self.huge:
+            level = len(self.fmt.levels) - 2
+            self._view[self._parent_place(vaddr)] = self.fmt.mk_table(self.leaf_pfns[key], level)
+            self.huge.discard(key)
+
+    def _parent_place(self, vaddr: int) -> int:
+        """Return where in RAM, in words of an entry, the entry above the leaf of `vaddr` lies."""
+        level = len(self.fmt.levels) - 2
+        parent = self._tables[self._key(level, vaddr) if level else (0, 0)]
+        return parent[0] * self._words_per_frame + self.fmt.index(vaddr, level)
 
     def leaf_keys(self, start: int, end: int) -> list[int]:
         """Return the keys (vaddr >> leaf_shift) of the leaf tables that hold addresses of [start, end), ascending."""
@@ -230,6 +260,8 @@ class PageTable:
 def set_pte(mm: "Mm", vma: "VmArea", vaddr: int, old: int, new: int) -> None:
     """Write one PTE and tell the VMA's reverse map; its leaf table must exist (set_pte_at)."""
     pt = mm.pt
+    if pt.huge:
+        pt.split_huge(vaddr)
     pt.leaves[vaddr >> pt.leaf_shift][vaddr >> pt.page_shift & pt.leaf_mask] = new
     if vma.pte_changed is not None:
         vma.pte_changed(mm, vma, vaddr, old, new)
@@ -238,6 +270,8 @@ def set_pte(mm: "Mm", vma: "VmArea", vaddr: int, old: int, new: int) -> None:
 def set_ptes(mm: "Mm", vma: "VmArea", vaddrs: U64Array, olds: U64Array, news: U64Array) -> None:
     """Write many PTEs of one VMA, each vaddr once, and tell its reverse map once; the leaf tables must exist."""
     if len(vaddrs):
+        for key in mm.pt.huge.intersection((vaddrs >> np.uint64(mm.pt.leaf_shift)).tolist()) if mm.pt.huge else ():
+            mm.pt.split_huge(key << mm.pt.leaf_shift)
         mm.pt.put_many(vaddrs, news)
         if vma.ptes_changed is not None:
             vma.ptes_changed(mm, vma, vaddrs, olds, news)

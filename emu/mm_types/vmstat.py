@@ -38,6 +38,9 @@ class VmStat:
     nr_tlb_local_flush_one: int = 0
     nr_tlb_local_flush_all: int = 0
     nr_tlb_remote_flush: int = 0
+    nr_tlb_lazy_flush: int = 0
+    thp_fault_alloc: int = 0
+    thp_fault_fallback: int = 0
 
     nr_remap: int = 0
     nr_page_mkwrite: int = 0
