@@ -5,12 +5,14 @@ it writes a line to its standard output and closes it; before that, a line that 
 it cannot. Threads start here, in the one process that serves: nothing forks after them.
 """
 
+import contextlib
 import ctypes
 import ctypes.util
 import errno
 import logging
 import os
 import resource
+import select
 import signal
 import sys
 import threading
@@ -50,6 +52,7 @@ class Daemon:
         from fsbackend.operations import Operations  # noqa: PLC0415 - loads libfuse: its absence is an answer
 
         self.options = options
+        self.orphaned = False
         caps = parse_caps(options.caps)
         self.bdi = BackingDevInfo(options.mountpoint, caps, options.params)
         if options.max_ratio is not None:
@@ -111,6 +114,7 @@ class Daemon:
         self.operations.session = self.session
         self.flusher.start()
         self.session.start()
+        self.watch_owner()
 
     def serve(self) -> int:
         """Serve until unmounted; return the exit status."""
@@ -125,6 +129,24 @@ class Daemon:
             log.error("not written back at unmount: %s", line)
         log.info("unmounted")
         return 1 if failures else 0
+
+    def watch_owner(self) -> None:
+        """Unmount when the process that owns this temporary mount is gone."""
+        owner_pid = self.options.owner_pid
+        if owner_pid:
+            threading.Thread(target=self._watch_owner, args=(owner_pid,), name="owner", daemon=True).start()
+
+    def _watch_owner(self, owner_pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(owner_pid)
+            if os.getppid() == owner_pid:  # else the number may be another process's by now
+                select.select([pidfd], [], [])
+            os.close(pidfd)
+        self.orphaned = True
+        log.info("the owner of this temporary mount, process %d, is gone", owner_pid)
+        error = state.kernel_unmount(self.options.mountpoint, lazy=True)
+        if error:
+            log.error("not unmounted after the owner's end: %s", error)
 
     def unmount_self(self) -> None:
         """Write back and unmount, on a signal."""
@@ -169,12 +191,16 @@ def main() -> int:
         return 1
     if not set_io_flusher():
         log.info("PR_SET_IO_FLUSHER is not permitted here")
-    state.write_record(options.mountpoint, {"pid": os.getpid(), "log": options.log_path, "started": time.time()})
+    record = {"pid": os.getpid(), "log": options.log_path, "started": time.time()}
+    owner = {"owner": options.owner_pid, "scratch": options.scratch}
+    state.write_record(options.mountpoint, record | owner)
     log.info("serving %s at %s as %s", options.store or "RAM", options.mountpoint, options.caps)
     os.write(answer, b"serving\n")
     os.close(answer)
     status = daemon.serve()
     state.remove_record(os.getpid())
+    if daemon.orphaned and options.scratch:
+        state.remove_scratch(options.scratch)
     return status
 
 

@@ -5,12 +5,9 @@
 
 import contextlib
 import os
-import select
 import shutil
 import signal
-import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +27,7 @@ from fsbackend.client import (
 )
 from fsbackend.handles import Override
 from fsbackend.options import MountOptions
+from fsbackend.spawn import EXIT_TIMEOUT_S, start_daemon, wait_exit
 from fsbackend.state import FoundMount, find_mounts
 from fsbackend.throttle import DirtyParams
 
@@ -52,9 +50,6 @@ __all__ = [
     "wait_exit",
     "write_control",
 ]
-
-READY_TIMEOUT_S = 30.0
-EXIT_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +142,9 @@ def mount(
     if not options.log_path:
         name = options.mountpoint.strip("/").replace("/", "-") or "root"
         options.log_path = str(state.state_dir() / f"{name[-120:]}.log")
+    state.sweep()
     Path(options.log_path).touch()
-    pid = _start(options)
+    pid = start_daemon(options)
     _set_kernel_bdi(options)
     if foreground:
         _wait_foreground(pid, options.mountpoint)
@@ -158,55 +154,6 @@ def mount(
 
 def _inside(one: str, other: str) -> bool:
     return one == other or one.startswith(other.rstrip("/") + "/") or other.startswith(one.rstrip("/") + "/")
-
-
-def _start(options: MountOptions) -> int:
-    """Start the daemon and wait for its word."""
-    in_read, in_write = os.pipe()
-    out_read, out_write = os.pipe()
-    log_fd = os.open(options.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    actions = [
-        (os.POSIX_SPAWN_DUP2, in_read, 0),
-        (os.POSIX_SPAWN_DUP2, out_write, 1),
-        (os.POSIX_SPAWN_DUP2, log_fd, 2),
-    ]
-    root = str(Path(__file__).resolve().parent.parent)
-    environ = dict(os.environ)
-    environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH", "")]))
-    environ.pop("PYTHONWARNINGS", None)
-    try:
-        command = [sys.executable, "-m", "fsbackend.daemon"]
-        pid = os.posix_spawn(sys.executable, command, environ, file_actions=actions, setsid=True)
-    finally:
-        os.close(in_read)
-        os.close(out_write)
-        os.close(log_fd)
-    with os.fdopen(in_write, "wb") as pipe, contextlib.suppress(BrokenPipeError):
-        pipe.write(options.to_json().encode())
-    with os.fdopen(out_read, "rb") as pipe:
-        answer = _read_line(pipe.fileno())
-    if answer == b"serving\n":
-        return pid
-    if not answer:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait_exit(pid, EXIT_TIMEOUT_S)
-    words = answer.decode(errors="replace").split(" ", 2)
-    if words[0] == "error":
-        raise MountError(f"cannot mount {options.store or 'RAM'} at {options.mountpoint}: {words[2].strip()}")
-    last = Path(options.log_path).read_text(errors="replace").strip().rpartition("\n")[2]
-    raise MountError(f"the daemon did not come up ({last}); its log: {options.log_path}")
-
-
-def _read_line(fd: int) -> bytes:
-    answer, until_s = b"", time.monotonic() + READY_TIMEOUT_S
-    while not answer.endswith(b"\n"):
-        ready, _, _ = select.select([fd], [], [], max(until_s - time.monotonic(), 0))
-        more = os.read(fd, 4096) if ready else b""
-        if not more:
-            return b"" if not answer.endswith(b"\n") else answer
-        answer += more
-    return answer
 
 
 def _set_kernel_bdi(options: MountOptions) -> None:
@@ -224,22 +171,6 @@ def _set_kernel_bdi(options: MountOptions) -> None:
         except OSError as error:
             umount(options.mountpoint)
             raise MountError(f"cannot write {path}: {error.strerror}; this needs root") from error
-
-
-def wait_exit(pid: int, timeout_s: float) -> bool:
-    """Wait until a process, child or not, is gone; return whether it is."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        gone = bool(select.select([pidfd], [], [], timeout_s)[0])
-    finally:
-        os.close(pidfd)
-    if gone:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-    return gone
 
 
 def _wait_foreground(pid: int, mountpoint: str) -> None:
@@ -288,7 +219,7 @@ class TemporaryMount:
         self.store.mkdir(exist_ok=True)
         self.path.mkdir(exist_ok=True)
         self._caps = caps
-        self._options = {"log_path": str(base / "daemon.log"), **options}
+        self._options = {"log_path": str(base / "daemon.log"), "scratch": str(base), **options}
         self.pid = 0
         self.log = base / "daemon.log"
         self.remount()
@@ -300,13 +231,12 @@ class TemporaryMount:
 
     def remount(self) -> None:
         """Mount the store, again: after `kill` or `umount`."""
-        self.pid = mount(self.store, self.path, self._caps, **self._options).pid
+        self.pid = mount(self.store, self.path, self._caps, owner_pid=os.getpid(), **self._options).pid
 
     def kill(self) -> None:
         """Kill the daemon, as a crash would; the mount point is stale until `remount` or `umount`."""
         os.kill(self.pid, signal.SIGKILL)
         wait_exit(self.pid, EXIT_TIMEOUT_S)
-        state.remove_record(self.pid)
 
     def umount(self, *, force: bool = False) -> None:
         """Unmount."""
@@ -346,7 +276,7 @@ class TemporaryMount:
                 os.kill(self.pid, signal.SIGKILL)
             wait_exit(self.pid, EXIT_TIMEOUT_S)
         state.remove_record(self.pid)
-        shutil.rmtree(self.base, ignore_errors=True)
+        state.remove_scratch(str(self.base))
 
 
 @contextlib.contextmanager
@@ -363,4 +293,4 @@ def temporary_mount(
         if temporary is not None:
             temporary.close()
         else:
-            shutil.rmtree(base, ignore_errors=True)
+            state.remove_scratch(str(base))

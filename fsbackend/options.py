@@ -11,7 +11,11 @@ from fsbackend.throttle import DirtyParams
 
 @dataclass(slots=True)
 class MountOptions:
-    """Everything that a daemon needs to know. Paths are absolute."""
+    """Everything that a daemon needs to know. Paths are absolute.
+
+    A temporary mount has an owner: when that process is gone, however it ended, the daemon unmounts, and
+    removes the directory `scratch`.
+    """
 
     store: str
     mountpoint: str
@@ -29,6 +33,8 @@ class MountOptions:
     seed: int = 0
     kernel_max_ratio: int | None = None
     kernel_strict_limit: bool | None = None
+    owner_pid: int = 0
+    scratch: str = ""
 
     def to_json(self) -> str:
         """Write as JSON."""

@@ -39,7 +39,7 @@ class SharedLimit:
     def _free_row(self) -> int | None:
         for row in range(NR_ROWS):
             pid, _, _, _ = _ROW.unpack_from(self._memory, row * ROW_BYTES)
-            if not pid or not _alive(pid):
+            if not pid or not is_alive(pid):
                 return row
         return None
 
@@ -60,7 +60,7 @@ class SharedLimit:
             if row == self._row:
                 continue
             pid, dirty, rate, stamp_s = _ROW.unpack_from(self._memory, row * ROW_BYTES)
-            if pid and dirty > 0 and time.time() - stamp_s < FRESH_S and _alive(pid):
+            if pid and dirty > 0 and time.time() - stamp_s < FRESH_S and is_alive(pid):
                 others_dirty += dirty
                 others_bandwidth += rate
         total = bandwidth + others_bandwidth
@@ -73,11 +73,12 @@ class SharedLimit:
         self._memory.close()
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether a process of that number runs; one that only waits to be reaped does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    except PermissionError:
+    except OSError:
         return True
-    return True
+    return text.rpartition(")")[2].split()[0] not in {"Z", "X"}

@@ -8,12 +8,14 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from fsbackend.share import is_alive
 
 SUBTYPE = "fremap"
 _FSTYPE = f"fuse.{SUBTYPE}"
@@ -43,7 +45,8 @@ def state_dir() -> Path:
 
 
 def _in_tmp() -> Path:
-    return Path(tempfile.gettempdir()) / f"fremap-{os.geteuid()}"
+    """Return a place that does not depend on TMPDIR, so that whoever unmounts finds what the daemon left."""
+    return Path("/tmp") / f"fremap-{os.geteuid()}"  # noqa: S108 - state_dir() refuses what is not ours
 
 
 def write_record(mountpoint: str, record: dict[str, Any]) -> None:
@@ -56,6 +59,34 @@ def remove_record(pid: int) -> None:
     """Remove a process's record."""
     with contextlib.suppress(OSError):
         (state_dir() / f"{pid}.json").unlink()
+
+
+def remove_scratch(base: str) -> None:
+    """Remove a temporary mount's directory; never through a mount, behind which may be somebody's files."""
+    inside = base.rstrip("/") + "/"
+    if not any(row[0].startswith(inside) for row in mount_table()):
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what killed daemons left: their records, and the temporary mounts whose owners are gone, too."""
+    table = {row[0] for row in mount_table() if row[1] == _FSTYPE}
+    for path in state_dir().glob("*.json"):
+        if not path.stem.isdigit() or is_alive(int(path.stem)):
+            continue
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError):
+            record = {}
+        mountpoint, scratch, owner = record.get("mountpoint", ""), record.get("scratch", ""), record.get("owner", 0)
+        if scratch and owner and not is_alive(owner):
+            if mountpoint in table:
+                kernel_unmount(mountpoint, lazy=True)
+            remove_scratch(scratch)
+        elif mountpoint in table:
+            continue
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _records() -> dict[str, dict[str, Any]]:

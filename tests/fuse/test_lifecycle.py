@@ -4,6 +4,8 @@ import errno
 import mmap
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fsbackend import mount as mounts
+from fsbackend import state
 from fsbackend.mount import MountError, TemporaryMount
 from fsbackend.throttle import DirtyParams
 
@@ -195,3 +198,44 @@ def test_an_o_direct_handle_writes_through(make_mount: Callable[..., TemporaryMo
     assert (disk.store / "file").read_bytes()[4096:8192] == b"b" * 4096
     disk.set_control("sync", "1")
     assert (disk.store / "file").read_bytes() == path.read_bytes()
+
+
+OWNER = """
+import signal, sys
+from fsbackend.mount import temporary_mount
+with temporary_mount("disk") as mounted:
+    (mounted.path / "file").write_bytes(b"x")
+    print(mounted.base, mounted.pid, flush=True)
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_temporary_mount_ends_with_its_owner(number: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        base, pid = owner.stdout.readline().split()
+        assert (Path(base) / "store").is_dir()
+        owner.send_signal(number)
+    assert mounts.wait_exit(int(pid), 20.0)
+    assert not Path(base).exists()
+    assert base not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_what_killed_processes_left_is_swept(make_mount: Callable[..., TemporaryMount]) -> None:
+    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        base, pid = owner.stdout.readline().split()
+        os.kill(int(pid), signal.SIGKILL)
+        owner.kill()
+    assert mounts.wait_exit(int(pid), 20.0)
+    assert Path(base).exists()
+    make_mount("disk")
+    assert not Path(base).exists()
+    assert not (state.state_dir() / f"{pid}.json").exists()
+
+
+def test_a_directory_is_never_removed_through_a_mount(disk: TemporaryMount) -> None:
+    (disk.path / "file").write_bytes(b"x")
+    state.remove_scratch(str(disk.base))
+    assert (disk.path / "file").read_bytes() == b"x"
