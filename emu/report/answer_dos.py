@@ -68,12 +68,16 @@ def guard_table(guards: Sequence[Guard]) -> Table:
     return table
 
 
+def _worst(row: DosRow) -> tuple[int, int]:
+    return row.mkclean_visits or 0, row.unmap_visits or 0
+
+
 def dos_verdicts(rows: Sequence[DosRow], guards: Sequence[Guard]) -> list[tuple[bool, str]]:
     """Return the worst of each strategy in a sentence, what could not run, and whether the guards hold."""
     said = []
     for rmap in dict.fromkeys(row.rmap for row in rows):
         done = [row for row in rows if row.rmap == rmap and row.error is None]
-        wide = max((row for row in done if row.attack == "wide"), key=lambda row: row.mkclean_visits or 0, default=None)
+        wide = max((row for row in done if row.attack == "wide"), key=_worst, default=None)
         alias = max((row for row in done if row.attack == "alias"), key=lambda row: row.pages, default=None)
         parts = []
         if wide is not None:
