@@ -83,15 +83,26 @@ class DurabilityJournal:
             if pgoff not in journal.pages:
                 journal.pages[pgoff] = os.pread(fd, PAGE_SIZE, pgoff << PAGE_SHIFT)
 
-    def commit(self, node: Node) -> None:
-        """Note that a barrier of the file has completed: all of it is durable."""
+    def begin_barrier(self, node: Node) -> FileJournal | None:
+        """Take what a barrier that starts now will confirm; what is written meanwhile is kept anew."""
+        with self._lock:
+            return self.files.pop(node, None)
+
+    def barrier_failed(self, node: Node, began: FileJournal | None) -> None:
+        """Put back what a barrier did not confirm; the older pre-images are the durable ones."""
+        if began is None:
+            return
+        with self._lock:
+            since = self.files.get(node)
+            if since is not None:
+                began.pages = since.pages | began.pages
+                began.lowest_nbytes = min(began.lowest_nbytes, since.lowest_nbytes)
+            self.files[node] = began
+
+    def drop(self, node: Node) -> None:
+        """Forget a file of which nothing is left to undo."""
         with self._lock:
             self.files.pop(node, None)
-
-    def clear(self) -> None:
-        """Note that a barrier of everything has completed."""
-        with self._lock:
-            self.files.clear()
 
     def cut(self, node: Node, fd: int, choice: Choice) -> None:
         """Put a file in the store back to what a cut leaves of it; the caller has dropped its cached pages.

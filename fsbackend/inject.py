@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fsbackend.durability import DurabilityJournal
+from fsbackend.durability import DurabilityJournal, FileJournal
 from fsbackend.node import Node
 from fsbackend.storeio import StoreIo
 
@@ -247,9 +247,30 @@ class FaultyIo(StoreIo):
         fired = self._fire("store.fsync", node)
         if fired is not None and fired.action == "lie":
             return
-        super().fsync(node, fd, datasync=datasync)
-        if self.journal is not None:
-            self.journal.commit(node)
+        if self.journal is None:
+            super().fsync(node, fd, datasync=datasync)
+            return
+        began = self.journal.begin_barrier(node)
+        try:
+            super().fsync(node, fd, datasync=datasync)
+        except OSError:
+            self.journal.barrier_failed(node, began)
+            raise
+
+    def sync_store(self, fd: int) -> None:
+        """Make all durable but the files that a rule lies about."""
+        began: dict[Node, FileJournal | None] = {}
+        try:
+            for node in list(self.journal.files) if self.journal is not None else ():
+                fired = self._fire("store.fsync", node)
+                if self.journal is not None and (fired is None or fired.action != "lie"):
+                    began[node] = self.journal.begin_barrier(node)
+            super().sync_store(fd)
+        except OSError:
+            for node, journal in began.items():
+                if self.journal is not None:
+                    self.journal.barrier_failed(node, journal)
+            raise
 
     def truncate(self, node: Node, fd: int, nbytes: int) -> None:
         """Set the size."""

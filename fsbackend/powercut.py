@@ -120,7 +120,7 @@ class PowerCutter:
                     fd = opened = self.fs.store.open_data(node)
                 self.journal.cut(node, fd, choice)
             except FileNotFoundError:
-                self.journal.commit(node)  # it has no name and no opener: nothing of it is left to undo
+                self.journal.drop(node)  # it has no name and no opener: nothing of it is left to undo
             finally:
                 if opened >= 0:
                     os.close(opened)

@@ -14,6 +14,8 @@ from fsbackend.node import Node
 _libc = ctypes.CDLL(ctypes.util.find_library("c") or None, use_errno=True)
 _sync_file_range = _libc.sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_syncfs = _libc.syncfs
+_syncfs.argtypes = (ctypes.c_int,)
 _fallocate = _libc.fallocate64 if hasattr(_libc, "fallocate64") else _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
@@ -75,6 +77,12 @@ class StoreIo:
             os.fdatasync(fd)
         else:
             os.fsync(fd)
+
+    def sync_store(self, fd: int) -> None:
+        """Make everything durable that was written to the store's filesystem, names too; `fd` is any in it."""
+        if _syncfs(fd):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
     def truncate(self, node: Node, fd: int, nbytes: int) -> None:
         """Set the file's size."""

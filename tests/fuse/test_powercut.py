@@ -51,6 +51,23 @@ def test_unsynced_bytes_are_undone(make_mount: MakeMount, params: DirtyParams) -
     assert path.read_bytes()[:5] == b"again"
 
 
+def test_sync_confirms_what_the_flusher_wrote(make_mount: MakeMount) -> None:
+    mounted = make_mount("disk", params=BUSY, power_cut=True)
+    path = mounted.path / "file"
+    path.write_bytes(b"x" * 50_000)
+    while mounted.stats()["nr_dirty"] or mounted.stats()["nr_writeback"]:
+        time.sleep(0.01)
+    mounted.inject("store.fsync error=EIO")
+    with pytest.raises(OSError, match="Input/output error"):
+        mounted.set_control("sync", "1")
+    mounted.inject("clear")
+    assert [row["path"] for row in mounted.unsynced()] == ["file"]
+    mounted.set_control("sync", "1")
+    assert mounted.unsynced() == []
+    mounted.power_cut()
+    assert path.read_bytes() == b"x" * 50_000
+
+
 def test_survive_all_and_a_seed(make_mount: MakeMount) -> None:
     mounted = make_mount("disk", params=LAZY, power_cut=True)
     path = mounted.path / "file"
