@@ -17,7 +17,7 @@ Line = tuple[list[str], str | None]
 
 _COST_NOTE = """Random order. Lost: pages that an ordinary process did not find after a power cut, or (*) late stores of
 the sample that left their page clean in memory. Visits are PTEs and nodes looked at; walks of the tree of VMAs are not
-counted. Marked e: measured on a sample (extrapolated)."""
+counted. Microseconds are CPU time. Marked e: measured on a sample (extrapolated)."""
 _MEMORY_NOTE = """Bytes beyond the page table, at the peak. Linear: in a mapping that is nonlinear already."""
 _WAIT_NOTE = """Simulated with simpy from the counted visits; see emu/lab/contention.py for what is assumed."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
 from emu.lab.answer_bench import ORDERS
 from emu.lab.answer_cells import SHARES
@@ -55,9 +55,10 @@ def _plot(axes: Axes, lines: dict[str, Sequence[Point]]) -> None:
             axes.plot([x for x, _ in points], [y for _, y in points], label=name, **_look(name))
 
 
-def _pages(axes: Axes) -> None:
-    """Label the axis of sizes with powers of two, as people say them."""
+def _pages(axes: Axes, answer: Answer) -> None:
+    """Label the axis with the sizes that were measured, as people say them."""
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sorted({row.pages for row in answer.costs})))
     axes.set_xlabel("pages mapped")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _at: _short(value)))
 
@@ -71,6 +72,13 @@ def _short(value: float) -> str:
 
 def _plain(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _at: f"{value:,.10g}"))
+
+
+def _fine(axes: Axes) -> None:
+    """Label 1, 2 and 5 of each decade, for values that span few."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    _plain(axes.yaxis)
 
 
 def _by_size(answer: Answer, field: str) -> dict[str, Sequence[Point]]:
@@ -91,7 +99,7 @@ def draw_mkclean(answer: Answer) -> Figure:
         (right, "unmap_visits_max", "reclaim of one page, the worst of 8"),
     ):
         _plot(axes, _by_size(answer, field))
-        _pages(axes)
+        _pages(axes, answer)
         axes.set_yscale("log")
         axes.set_title(title)
         _plain(axes.yaxis)
@@ -106,11 +114,11 @@ def draw_operations(answer: Answer) -> Figure:
     left, right = figure.subplots(1, 2)
     for axes, field, title in ((left, "remap_us", "remap_file_pages, a page"), (right, "fault_us", "fault on a page")):
         _plot(axes, _by_size(answer, field))
-        _pages(axes)
+        _pages(axes, answer)
         axes.set_yscale("log")
         axes.set_title(title)
-        _plain(axes.yaxis)
-    left.set_ylabel("microseconds in this emulator (log)")
+        _fine(axes)
+    left.set_ylabel("microseconds of CPU time in this emulator (log)")
     _legend(figure, right)
     return figure
 

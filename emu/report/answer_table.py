@@ -50,7 +50,7 @@ def cost_table(rows: Sequence[CostRow]) -> Table:
             if size is not None:
                 table.add_section()
             extrapolated = any(one.extrapolated for one in rows if one.pages == row.pages)
-            table.add_row(Text(f"{row.pages:,} pages{', extrapolated' if extrapolated else ''}", "bold"))
+            table.add_row(Text(f"{row.pages:,} pages{', e' if extrapolated else ''}", "bold"))
         size = row.pages
         if row.error is not None:
             table.add_row(row.rmap, Text("below", "red"))
@@ -76,7 +76,7 @@ def error_lines(answer: Answer) -> list[str]:
             words = said.setdefault(f"{cell.rmap}, memory, {cell.order} order: {cell.error}", [])
             if f"{cell.pages:,}" not in words:
                 words.append(f"{cell.pages:,}")
-    return [f"{what} [from {sizes[0]} pages on]" for what, sizes in said.items()]
+    return [f"{what} (from {sizes[0]} pages on)" for what, sizes in said.items()]
 
 
 def _cell(rows: Sequence[MemoryRow], rmap: str, order: str, share: float) -> MemoryRow | None:
