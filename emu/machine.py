@@ -21,12 +21,17 @@ from emu.mm.sched import audit, boundary
 from emu.mm.truncate import invalidate_mapping_pages
 from emu.mm_types.events import EventKind, EventLog
 from emu.process import Process
-from emu.units import MIB, parse_size
+from emu.units import MIB, format_size, parse_size
+from fsbackend.bdi import parse_caps
 from fsbackend.throttle import DirtyParams
 
 if TYPE_CHECKING:
     from emu.mm_types.clock import Clock
     from emu.mm_types.vmstat import VmStat
+
+
+MIN_FRAMES = 32
+"""With fewer, page tables and the watermarks leave nothing for a process to run in."""
 
 
 class Machine:
@@ -111,6 +116,10 @@ class Machine:
             raise ValueError("a machine needs at least one CPU")
         self.seed = seed
         nbytes = parse_size(ram) if isinstance(ram, str) else ram
+        if nbytes < MIN_FRAMES << self.format.page_shift:
+            least = format_size(MIN_FRAMES << self.format.page_shift)
+            raise ValueError(f"{nbytes} bytes of RAM are too few for {self.format.name}: give at least {least}")
+        parse_caps(plain_caps)
         self.ram = PhysMem(nbytes, self.format.page_shift, junk=junk, seed=seed)
         options = Options(
             fault_path=fault_path,

@@ -23,11 +23,13 @@ from emu.mm.fork import dup_mmap, exit_mmap
 from emu.mm.fremap import remap_file_pages, remap_file_pages_bulk
 from emu.mm.inode import Inode, open_inode
 from emu.mm.kernel import Kernel
+from emu.mm.mincore import do_mincore, do_mlockall, do_munlockall
 from emu.mm.mprotect import do_mprotect
 from emu.mm.mremap import MREMAP_MAYMOVE, do_mremap
 from emu.mm.sched import boundary, throttle
 from emu.mm.truncate import ftruncate
 from emu.mm_types.mm import Mm
+from emu.mm_types.vma import VM_LOCKED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,16 +97,17 @@ class Process:
         flags, prot = apply_access(flags, prot, access)
         check_signs(length, offset)
         inode: Inode | None = None
+        may = True
         if fileno == -1:
             flags |= mm_mmap.MAP_ANONYMOUS
         elif not flags & mm_mmap.MAP_ANONYMOUS:
-            inode = self._open(fileno, writable=bool(prot & host_mmap.PROT_WRITE and flags & mm_mmap.MAP_SHARED))
+            inode, may = self._open(fileno, writable=bool(prot & host_mmap.PROT_WRITE and flags & mm_mmap.MAP_SHARED))
             length = length_within(inode, length, offset)
         if offset & (self.page_size - 1):
             raise OSError(errno.EINVAL, f"the offset {offset} is not a multiple of the page size {self.page_size}")
         if not length:
             raise OSError(errno.EINVAL, "cannot map nothing")
-        where = self._do_mmap(vaddr, length, prot, flags, inode, offset)
+        where = self._do_mmap(vaddr, length, prot, flags, inode, offset, writable=may)
         return Mapping(self, where, length, prot=prot, flags=flags, offset=offset, file=inode, access=access)
 
     def sys_mmap(
@@ -113,38 +116,45 @@ class Process:
         """mmap(2) itself: returns the address; a file may be mapped beyond its end."""
         self._alive()
         inode: Inode | None = None
+        may = True
         if not flags & mm_mmap.MAP_ANONYMOUS:
-            inode = self._open(fileno, writable=bool(prot & host_mmap.PROT_WRITE and flags & mm_mmap.MAP_SHARED))
+            inode, may = self._open(fileno, writable=bool(prot & host_mmap.PROT_WRITE and flags & mm_mmap.MAP_SHARED))
         if offset & (self.page_size - 1):
             raise OSError(errno.EINVAL, f"the offset {offset} is not a multiple of the page size {self.page_size}")
-        return self._do_mmap(vaddr, nbytes, prot, flags, inode, offset)
+        return self._do_mmap(vaddr, nbytes, prot, flags, inode, offset, writable=may)
 
-    def _do_mmap(self, vaddr: int, nbytes: int, prot: int, flags: int, inode: Inode | None, offset: int) -> int:
+    def _do_mmap(
+        self, vaddr: int, nbytes: int, prot: int, flags: int, inode: Inode | None, offset: int, *, writable: bool
+    ) -> int:
         k = self.kernel
+        pgoff = offset >> k.page_shift
         self.mm.mmap_sem.down_write()
         try:
-            where = mm_mmap.do_mmap(k, self.mm, vaddr, nbytes, prot, flags, inode, offset >> k.page_shift)
+            where = mm_mmap.do_mmap(k, self.mm, vaddr, nbytes, prot, flags, inode, pgoff, writable=writable)
         finally:
             self.mm.mmap_sem.up_write()
-        if flags & (mm_mmap.MAP_POPULATE | mm_mmap.MAP_LOCKED) and not flags & mm_mmap.MAP_NONBLOCK:
+        locked = flags & mm_mmap.MAP_LOCKED or self.mm.def_flags & VM_LOCKED
+        if locked or flags & (mm_mmap.MAP_POPULATE | mm_mmap.MAP_NONBLOCK) == mm_mmap.MAP_POPULATE:
             # The mapping stands, whether it could be populated or not (mm_populate).
             with contextlib.suppress(BusError, OutOfMemory):
                 syscalls.make_pages_present(k, self.mm, where, where + mm_mmap.page_align(k, nbytes))
         self._leave_kernel()
         return where
 
-    def _open(self, fileno: int | str | os.PathLike[str], *, writable: bool) -> Inode:
-        """Return the inode behind a path, or behind a host descriptor, which must allow what is asked."""
+    def _open(self, fileno: int | str | os.PathLike[str], *, writable: bool) -> tuple[Inode, bool]:
+        """Return the inode behind a path or a host descriptor, and whether it may be written through that.
+
+        A path is opened for writing where that is allowed; a descriptor gives what it was opened with.
+        """
         if not isinstance(fileno, int):
-            return open_inode(self.kernel, os.fspath(fileno), writable=writable)
+            may = writable or os.access(fileno, os.W_OK)
+            return open_inode(self.kernel, os.fspath(fileno), writable=may), may
         os.fstat(fileno)
         can_write = may_write(fileno)
-        if writable and not can_write:
-            raise PermissionError(errno.EACCES, "the descriptor is not open for writing")
         inode = open_inode(self.kernel, f"/proc/self/fd/{fileno}", writable=can_write)
         if not inode.mapping.is_mapped() and not inode.mapping.pages.nr_pages:
             inode.refresh_size()
-        return inode
+        return inode, can_write
 
     def munmap(self, vaddr: int, nbytes: int) -> None:
         """munmap(2)."""
@@ -178,6 +188,25 @@ class Process:
         """munlock(2)."""
         self._alive()
         self._write_locked(lambda: syscalls.do_mlock(self.kernel, self.mm, vaddr, nbytes, lock=False))
+
+    def mlockall(self, flags: int) -> None:
+        """mlockall(2): MCL_CURRENT, MCL_FUTURE or both."""
+        self._alive()
+        self._write_locked(lambda: do_mlockall(self.kernel, self.mm, flags))
+
+    def munlockall(self) -> None:
+        """munlockall(2)."""
+        self._alive()
+        self._write_locked(lambda: do_munlockall(self.kernel, self.mm))
+
+    def mincore(self, vaddr: int, nbytes: int) -> bytes:
+        """mincore(2): a byte a page, 1 if the page is in memory."""
+        self._alive()
+        self.mm.mmap_sem.down_read()
+        try:
+            return do_mincore(self.kernel, self.mm, vaddr, nbytes)
+        finally:
+            self.mm.mmap_sem.up_read()
 
     def madvise(self, vaddr: int, nbytes: int, advice: int) -> None:
         """madvise(2): NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED."""
@@ -228,7 +257,9 @@ class Process:
             if not isinstance(inode, Inode):
                 raise OSError(errno.EINVAL, "anonymous memory has no length to change")
         else:
-            inode = self._open(file, writable=may_write(file))
+            inode, may = self._open(file, writable=False)
+            if not may:
+                raise OSError(errno.EINVAL, "the descriptor is not open for writing")
         ftruncate(self.kernel, inode, nbytes)
         self._leave_kernel()
 

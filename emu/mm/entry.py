@@ -16,7 +16,7 @@ from emu.errors import SegmentationFault
 from emu.hw.mmu import R_CR2, R_ERROR, R_FAULT, Mmu
 from emu.mm.fault import handle_mm_fault
 from emu.mm.kernel import Kernel
-from emu.mm.sched import boundary, quantum_end, schedule_until, take_pause, throttle
+from emu.mm.sched import boundary, judge_again, quantum_end, schedule_until, take_pause, throttle
 from emu.mm_types.events import EventKind
 from emu.mm_types.mm import Mm
 from emu.mm_types.vma import VM_EXEC, VM_READ, VM_WRITE
@@ -141,6 +141,11 @@ class Task:
 def run_quantum(k: Kernel, task: Task) -> None:
     """Run a task for at most one quantum, or until it is throttled."""
     mm, fmt = task.mm, k.fmt
+    if task.wake_at_s:
+        judge_again(k)
+        task.wake_at_s = take_pause(k)
+        if task.wake_at_s:
+            return
     stop = min(len(task.vaddrs), task.position + QUANTUM)
     while task.position < stop:
         mmu = _enter_user(k, mm)

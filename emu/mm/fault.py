@@ -78,7 +78,7 @@ def do_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int, *
     frame = pfn << k.fmt.pfn_shift
     set_pte(mm, vma, vaddr, pte, frame | (vma.page_prot_write if write else vma.page_prot))
     page_add_file_rmap(k, mm, pfn)
-    if write and vma.flags & VM_SHARED:
+    if write:
         k.set_page_dirty(k, mapping, pfn)
     if vma.flags & VM_LOCKED:
         mlock_vma_page(k, pfn)

@@ -57,10 +57,10 @@ def _write_background(k: Kernel) -> bool:
 def _write_some(k: Kernel, mapping: AddressSpace) -> int:
     """Write up to MAX_WRITEBACK_PAGES of a file, from where the last turn stopped."""
     start = mapping.writeback_index
-    nr_pages = write_cache_pages(k, mapping, start, 1 << 62, sync=False, nr_to_write=MAX_WRITEBACK_PAGES)
+    nr_pages = write_cache_pages(k, mapping, start, 1 << 62, sync=False, nr_to_write=MAX_WRITEBACK_PAGES, cyclic=True)
     if nr_pages < MAX_WRITEBACK_PAGES and start:
         left = MAX_WRITEBACK_PAGES - nr_pages
-        nr_pages += write_cache_pages(k, mapping, 0, start, sync=False, nr_to_write=left)
+        nr_pages += write_cache_pages(k, mapping, 0, start, sync=False, nr_to_write=left, cyclic=True)
     mark_clean_if_so(k, mapping)
     # Still dirty: to the end of the list, behind the files that waited.
     if mapping in k.dirty_mappings:

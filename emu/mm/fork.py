@@ -42,6 +42,7 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
     """Return a copy of an mm, as fork makes it; the parent's memory locks are not inherited."""
     child = mm_alloc(k)
     child.privileged = parent.privileged
+    child.wb_seen = dict(parent.wb_seen)
     parent.mmap_sem.down_write()
     try:
         for vma in list(parent.vmas):

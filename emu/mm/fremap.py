@@ -40,6 +40,7 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
     """
     if prot:
         raise OSError(errno.EINVAL, "remap_file_pages takes prot 0: protections are the mapping's")
+    asked_end = start + nbytes
     start &= -k.page_size
     nbytes &= -k.page_size
     nr_pages = nbytes >> k.page_shift
@@ -49,6 +50,8 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
     try:
         vma = _find_vma_to_remap(k, mm, start)
         emulated = vma.mapping is not None and k.rmap.remaps_with_vmas(vma.mapping)
+        if not emulated:
+            _check_range(k, vma, asked_end, pgoff + nr_pages - 1)
         if emulated or not vma.flags & VM_NONLINEAR:
             if pgoff == vma.linear_pgoff(start) and start + nbytes <= vma.end:
                 return
@@ -58,13 +61,10 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
                 if emulated:
                     remap_with_vmas(k, mm, vma, start, nbytes, pgoff, flags)
                     return
-                _check_range(k, vma, start, nbytes, pgoff)
                 make_nonlinear(k, mm, vma, nr_pages)
             finally:
                 mm.mmap_sem.up_write()
                 mm.mmap_sem.down_read()
-        else:
-            _check_range(k, vma, start, nbytes, pgoff)
         k.vmstat.nr_remap += nr_pages
         if k.events is not None:
             k.emit(EventKind.REMAP, mm=mm.ident, vaddr=start, pgoff=pgoff, arg=nr_pages)
@@ -78,12 +78,12 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
         mm.mmap_sem.up_read()
 
 
-def _check_range(k: Kernel, vma: VmArea, start: int, nbytes: int, pgoff: int) -> None:
-    """Refuse what leaves the VMA, and what the format's file PTEs cannot hold."""
-    if start + nbytes > vma.end:
-        raise OSError(errno.EINVAL, f"{nbytes:#x} bytes at {start:#x} do not lie within one mapping")
-    if pgoff + (nbytes >> k.page_shift) - 1 > k.fmt.max_pgoff:
-        raise OSError(errno.EINVAL, f"page offset {pgoff} does not fit a {k.fmt.name} file PTE")
+def _check_range(k: Kernel, vma: VmArea, end: int, last_pgoff: int) -> None:
+    """Refuse what leaves the VMA, and what the format's file PTEs cannot hold; `end` as asked for, not rounded."""
+    if end > vma.end:
+        raise OSError(errno.EINVAL, f"the range up to {end:#x} does not lie within one mapping")
+    if last_pgoff > k.fmt.max_pgoff:
+        raise OSError(errno.EINVAL, f"page offset {last_pgoff} does not fit a {k.fmt.name} file PTE")
 
 
 def _find_vma_to_remap(k: Kernel, mm: Mm, start: int) -> VmArea:
@@ -185,8 +185,6 @@ def remap_file_pages_bulk(k: Kernel, mm: Mm, vaddrs: U64Array, pgoffs: U64Array)
         raise OSError(errno.EINVAL, f"vaddrs {vaddrs.shape} and pgoffs {pgoffs.shape} are not two arrays of one length")
     if not len(vaddrs):
         return
-    if int(pgoffs.max()) > k.fmt.max_pgoff:
-        raise OSError(errno.EINVAL, f"page offset {int(pgoffs.max())} does not fit a {k.fmt.name} file PTE")
     low, high = int(vaddrs.min()), int(vaddrs.max())
     if bool((vaddrs & np.uint64(k.page_size - 1)).any()):
         raise OSError(errno.EINVAL, "remap_file_pages_bulk takes addresses on page borders")
@@ -197,7 +195,7 @@ def remap_file_pages_bulk(k: Kernel, mm: Mm, vaddrs: U64Array, pgoffs: U64Array)
             for vaddr, pgoff in zip(vaddrs.tolist(), pgoffs.tolist(), strict=True):
                 _remap_one_with_vmas(k, mm, vaddr, pgoff)
             return
-        _check_range(k, vma, low, high + k.page_size - low, 0)
+        _check_range(k, vma, high + k.page_size, int(pgoffs.max()))
         if not vma.flags & VM_NONLINEAR:
             linear = ((vaddrs - np.uint64(vma.start)) >> np.uint64(k.page_shift)) + np.uint64(vma.pgoff)
             if bool((linear == pgoffs).all()):

@@ -66,7 +66,6 @@ class Options:
     nonlinear_max_pages: int = 0
     huge_pages: bool = True
     lazy_tlb: bool = False
-    mapping_limit_bytes: int = 0
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """mmap and munmap.
 
-Source: Linux v2.6.23 mm/mmap.c: do_mmap_pgoff(), get_unmapped_area(), do_munmap(), unmap_region().
+Source: Linux v2.6.23 mm/mmap.c: do_mmap_pgoff(), get_unmapped_area(), do_munmap(), unmap_region(); in which order
+arguments are refused, Linux v6.12 mm/mmap.c: do_mmap().
 """
 
 import errno
@@ -36,6 +37,14 @@ MAP_LOCKED = 0x2000
 MAP_POPULATE = 0x8000
 MAP_NONBLOCK = 0x10000
 MAP_FIXED_NOREPLACE = 0x100000
+MAP_SHARED_VALIDATE = 3
+_MAP_TYPE = 0xF
+_MAP_KNOWN = 0x1FF953 | MAP_SHARED_VALIDATE
+"""LEGACY_MAP_MASK of Linux v6.12 include/linux/mman.h on x86."""
+
+WORD = 1 << 64
+"""Numbers of bytes are machine words."""
+MAX_LFS_FILESIZE = (1 << 63) - 1
 
 MMAP_MIN_ADDR = 0x10000
 """Lowest address that mmap gives or takes (vm.mmap_min_addr)."""
@@ -55,31 +64,46 @@ def page_align(k: Kernel, nbytes: int) -> int:
     return (nbytes + k.page_size - 1) & -k.page_size
 
 
+def align_word(k: Kernel, nbytes: int) -> int:
+    """Round a machine word up to whole pages, as the kernel does: what is too large wraps to 0."""
+    return page_align(k, nbytes % WORD) % WORD
+
+
 def do_mmap(
-    k: Kernel, mm: Mm, vaddr: int, nbytes: int, prot: int, flags: int, inode: Inode | None, pgoff: int
+    k: Kernel,
+    mm: Mm,
+    vaddr: int,
+    nbytes: int,
+    prot: int,
+    flags: int,
+    inode: Inode | None,
+    pgoff: int,
+    *,
+    writable: bool | None = None,
 ) -> int:
     """Map `nbytes` of a file from page `pgoff`, or of anonymous memory, and return where.
 
-    Errors: EINVAL (no length, neither or both of MAP_SHARED and MAP_PRIVATE, MAP_FIXED off a page border), ENOMEM (no
-    room, max_map_count, outside user space), EACCES (shared writable mapping of a file that is not open for
-    writing), EEXIST (MAP_FIXED_NOREPLACE), EOVERFLOW.
+    `writable`: whether the descriptor is open for writing; None: as the inode is. Errors: EINVAL (no length, a
+    type that is neither MAP_SHARED nor MAP_PRIVATE, MAP_FIXED off a page border), ENOMEM (no room, max_map_count,
+    outside user space), EACCES (shared writable mapping of a file that is not open for writing), EEXIST
+    (MAP_FIXED_NOREPLACE), EOVERFLOW.
     """
-    kind = _check_mmap(k, mm, nbytes, flags, pgoff)
-    nbytes = page_align(k, nbytes)
+    nbytes = _check_mmap(k, mm, nbytes, inode, pgoff)
+    vaddr = get_unmapped_area(k, mm, vaddr, nbytes, flags)
+    shared = _is_shared(flags, inode)
     vm_flags = prot_to_flags(prot) | mm.def_flags | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
     if flags & MAP_LOCKED:
         vm_flags |= VM_LOCKED
-    if kind == MAP_SHARED:
+    if shared:
         vm_flags |= VM_SHARED | VM_MAYSHARE
-        if inode is not None and not inode.writable:
+        if inode is not None and not (inode.writable if writable is None else writable):
             if prot & PROT_WRITE:
                 raise OSError(errno.EACCES, f"{inode.name} is not open for writing")
             # As the kernel does: mprotect(PROT_WRITE) then fails, too.
             vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
-    vaddr = get_unmapped_area(k, mm, vaddr, nbytes, flags)
     if flags & MAP_FIXED:
         do_munmap(k, mm, vaddr, nbytes)
-    if inode is None and kind == MAP_SHARED:
+    if inode is None and shared:
         inode = open_shmem(k, nbytes)
         pgoff = 0
     mapping: AddressSpace | None = None if inode is None else inode.mapping
@@ -89,30 +113,41 @@ def do_mmap(
     return vaddr
 
 
-def _check_mmap(k: Kernel, mm: Mm, nbytes: int, flags: int, pgoff: int) -> int:
-    """Refuse what no mmap takes; return MAP_SHARED or MAP_PRIVATE."""
-    kind = flags & (MAP_SHARED | MAP_PRIVATE)
-    if kind not in {MAP_SHARED, MAP_PRIVATE}:
-        raise OSError(errno.EINVAL, "give one of MAP_SHARED and MAP_PRIVATE")
-    if nbytes <= 0:
+def _check_mmap(k: Kernel, mm: Mm, nbytes: int, inode: Inode | None, pgoff: int) -> int:
+    """Refuse what no mmap takes; return the length in whole pages."""
+    if not nbytes:
         raise OSError(errno.EINVAL, "a mapping needs a length")
-    nbytes = page_align(k, nbytes)
-    if nbytes > mm.task_size:
+    nbytes = align_word(k, nbytes)
+    if not nbytes:
         raise OSError(errno.ENOMEM, "the mapping is larger than the address space")
-    if pgoff < 0 or pgoff + (nbytes >> k.page_shift) > 1 << 52:
+    if pgoff < 0 or pgoff + (nbytes >> k.page_shift) > WORD >> k.page_shift:
         raise OSError(errno.EOVERFLOW, "the file offset is out of range")
     if mm.map_count > k.options.max_map_count:
         raise OSError(errno.ENOMEM, f"the process has max_map_count ({k.options.max_map_count}) mappings already")
-    return kind
+    if inode is not None and pgoff > (MAX_LFS_FILESIZE - nbytes) >> k.page_shift:
+        raise OSError(errno.EOVERFLOW, "no file is that long")
+    return nbytes
+
+
+def _is_shared(flags: int, inode: Inode | None) -> bool:
+    kind = flags & _MAP_TYPE
+    if kind == MAP_SHARED_VALIDATE and inode is not None:
+        unknown = flags & ~_MAP_KNOWN
+        if unknown:
+            raise OSError(errno.EOPNOTSUPP, f"MAP_SHARED_VALIDATE with unknown flags {unknown:#x}")
+        return True
+    if kind not in {MAP_SHARED, MAP_PRIVATE}:
+        raise OSError(errno.EINVAL, "give one of MAP_SHARED and MAP_PRIVATE")
+    return kind == MAP_SHARED
 
 
 def get_unmapped_area(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) -> int:
     """Return where a mapping goes: exactly there (MAP_FIXED), there if free, or the highest gap."""
     if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
-        if vaddr & (k.page_size - 1):
-            raise OSError(errno.EINVAL, f"MAP_FIXED needs an address on a page border, not {vaddr:#x}")
         if vaddr < 0 or vaddr + nbytes > mm.task_size:
             raise OSError(errno.ENOMEM, f"{vaddr:#x} + {nbytes:#x} lies outside user space")
+        if vaddr & (k.page_size - 1):
+            raise OSError(errno.EINVAL, f"MAP_FIXED needs an address on a page border, not {vaddr:#x}")
         if vaddr < MMAP_MIN_ADDR:
             raise OSError(errno.EPERM, f"mappings start at {MMAP_MIN_ADDR:#x} (mmap_min_addr)")
         if flags & MAP_FIXED_NOREPLACE and mm.vmas.overlapping(vaddr, vaddr + nbytes):

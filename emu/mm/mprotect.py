@@ -12,7 +12,7 @@ import numpy as np
 
 from emu.mm.kernel import Kernel
 from emu.mm.memory import flush_tlb_vaddrs, pte_flags
-from emu.mm.mmap import page_align, prot_to_flags
+from emu.mm.mmap import WORD, align_word, prot_to_flags
 from emu.mm.vma_ops import isolate, merge_around
 from emu.mm.vma_prot import bind_rmap, vma_set_page_prot
 from emu.mm_types.mm import Mm
@@ -20,7 +20,8 @@ from emu.mm_types.page import PG_ANON
 from emu.mm_types.pgtable import set_ptes
 from emu.mm_types.vma import VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, VmArea
 
-_PROT_ALL = 7
+_PROT_ALL = 15
+"""PROT_READ, WRITE, EXEC, and PROT_SEM, which means nothing on x86."""
 
 
 def do_mprotect(k: Kernel, mm: Mm, vaddr: int, nbytes: int, prot: int) -> None:
@@ -29,14 +30,15 @@ def do_mprotect(k: Kernel, mm: Mm, vaddr: int, nbytes: int, prot: int) -> None:
     Errors: EINVAL (off a page border, unknown bits), ENOMEM (part of it is not mapped; what lies before the hole is
     changed), EACCES (a shared mapping of a file that is not open for writing).
     """
-    if vaddr & (k.page_size - 1) or prot & ~_PROT_ALL:
-        raise OSError(errno.EINVAL, f"mprotect at {vaddr:#x}, prot {prot:#x}: off a page border, or unknown bits")
-    nbytes = page_align(k, nbytes)
-    end = vaddr + nbytes
+    if vaddr & (k.page_size - 1):
+        raise OSError(errno.EINVAL, f"mprotect needs an address on a page border, not {vaddr:#x}")
     if not nbytes:
         return
-    if nbytes < 0 or end > mm.task_size:
+    end = vaddr + align_word(k, nbytes)
+    if not vaddr < end < WORD:
         raise OSError(errno.ENOMEM, f"{vaddr:#x} + {nbytes:#x} lies outside user space")
+    if prot & ~_PROT_ALL:
+        raise OSError(errno.EINVAL, f"mprotect prot {prot:#x} has unknown bits")
     newflags = prot_to_flags(prot)
     place = vaddr
     while place < end:

@@ -3,7 +3,8 @@
 A nonlinear VMA keeps its page order: its PTEs, file PTEs included, move as they are. What it gains shows the file
 pages that a linear mapping of that length would show.
 
-Source: Linux v2.6.20 mm/mremap.c: do_mremap(), move_vma(), move_page_tables().
+Source: Linux v2.6.20 mm/mremap.c: do_mremap(), move_vma(), move_page_tables(); in which order arguments are refused,
+Linux v6.17 mm/mremap.c: check_mremap_params(), check_prep_vma().
 """
 
 import contextlib
@@ -14,12 +15,12 @@ import numpy as np
 from emu.errors import BusError, OutOfMemory
 from emu.mm.kernel import Kernel
 from emu.mm.memory import flush_tlb_vaddrs, pte_flags
-from emu.mm.mmap import MAP_FIXED, do_munmap, get_unmapped_area, page_align
+from emu.mm.mmap import align_word, do_munmap, get_unmapped_area
 from emu.mm.syscalls import make_pages_present
 from emu.mm.vma_ops import isolate, merge_around, new_vma, vma_link
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import NoFrameError, set_ptes
-from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VM_SHARED, VmArea
+from emu.mm_types.vma import VM_LOCKED, VM_MAYSHARE, VM_NONLINEAR, VmArea
 
 MREMAP_MAYMOVE = 1
 MREMAP_FIXED = 2
@@ -34,23 +35,20 @@ def do_mremap(
     or it would have to move and may not).
     """
     fixed = bool(flags & MREMAP_FIXED)
-    if flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED) or (fixed and not flags & MREMAP_MAYMOVE):
-        raise OSError(errno.EINVAL, f"mremap flags {flags:#x}: MREMAP_FIXED needs MREMAP_MAYMOVE, others are unknown")
-    if vaddr & (k.page_size - 1) or old_nbytes < 0 or new_nbytes <= 0:
-        raise OSError(errno.EINVAL, "mremap needs an address on a page border and a new length")
-    old_nbytes, new_nbytes = page_align(k, old_nbytes), page_align(k, new_nbytes)
+    old_nbytes, new_nbytes = align_word(k, old_nbytes), align_word(k, new_nbytes)
+    _check_arguments(k, mm, vaddr, old_nbytes, new_nbytes, flags, new_vaddr)
+    vma = _find_vma(mm, vaddr, 0)
+    if not old_nbytes and not vma.flags & VM_MAYSHARE:
+        raise OSError(errno.EINVAL, "mremap of length 0 duplicates shared mappings only")
     if fixed:
-        _check_target(k, mm, vaddr, old_nbytes, new_vaddr, new_nbytes)
+        _find_vma(mm, vaddr, old_nbytes)
         do_munmap(k, mm, new_vaddr, new_nbytes)
     if old_nbytes > new_nbytes:
-        _find_vma(mm, vaddr, new_nbytes)
         do_munmap(k, mm, vaddr + new_nbytes, old_nbytes - new_nbytes)
         old_nbytes = new_nbytes
-    vma = _find_vma(mm, vaddr, old_nbytes)
     if old_nbytes == new_nbytes and not fixed:
         return vaddr
-    if not old_nbytes and not vma.flags & VM_SHARED:
-        raise OSError(errno.EINVAL, "mremap of length 0 duplicates shared mappings only")
+    vma = _find_vma(mm, vaddr, old_nbytes)
     if not fixed and old_nbytes and _may_grow_in_place(mm, vma, vaddr, old_nbytes, new_nbytes):
         _grow(k, mm, vma, vaddr + new_nbytes)
         return vaddr
@@ -61,12 +59,21 @@ def do_mremap(
     return _move_vma(k, mm, vma, vaddr, old_nbytes, new_vaddr, new_nbytes)
 
 
-def _check_target(k: Kernel, mm: Mm, vaddr: int, old_nbytes: int, new_vaddr: int, new_nbytes: int) -> None:
+def _check_arguments(
+    k: Kernel, mm: Mm, vaddr: int, old_nbytes: int, new_nbytes: int, flags: int, new_vaddr: int
+) -> None:
+    """Refuse what no mapping could make right, before anything is unmapped (check_mremap_params)."""
+    fixed = bool(flags & MREMAP_FIXED)
+    if flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED) or (fixed and not flags & MREMAP_MAYMOVE):
+        raise OSError(errno.EINVAL, f"mremap flags {flags:#x}: MREMAP_FIXED needs MREMAP_MAYMOVE, others are unknown")
+    if vaddr & (k.page_size - 1) or not 0 < new_nbytes <= mm.task_size:
+        raise OSError(errno.EINVAL, "mremap needs an address on a page border and a new length")
+    if not fixed:
+        return
     if new_vaddr & (k.page_size - 1) or not 0 <= new_vaddr <= mm.task_size - new_nbytes:
         raise OSError(errno.EINVAL, f"mremap cannot move to {new_vaddr:#x}")
     if new_vaddr < vaddr + old_nbytes and vaddr < new_vaddr + new_nbytes:
         raise OSError(errno.EINVAL, "the old and the new range of mremap overlap")
-    get_unmapped_area(k, mm, new_vaddr, new_nbytes, MAP_FIXED)
 
 
 def _find_vma(mm: Mm, vaddr: int, nbytes: int) -> VmArea:

@@ -15,7 +15,7 @@ from emu.mm.mkclean import clear_page_dirty_for_io
 from emu.mm.page_alloc import lock_page, put_page, unlock_page
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
-from emu.mm_types.page import PG_DIRTY, PG_RECLAIM, PG_WRITEBACK
+from emu.mm_types.page import PG_DIRTY, PG_WRITEBACK
 from emu.mm_types.page_tree import TAG_DIRTY, TAG_WRITEBACK
 from fsbackend.throttle import Thresholds, dirty_limits, dirty_poll_interval
 
@@ -50,12 +50,19 @@ def set_page_dirty(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:
 
 
 def write_cache_pages(
-    k: Kernel, mapping: AddressSpace, start: int, stop: int, *, sync: bool, nr_to_write: int = 1 << 62
+    k: Kernel,
+    mapping: AddressSpace,
+    start: int,
+    stop: int,
+    *,
+    sync: bool,
+    nr_to_write: int = 1 << 62,
+    cyclic: bool = False,
 ) -> int:
     """Submit the dirty pages in [start, stop), in runs, each at most once; return how many were submitted.
 
     With `sync` a page that is under writeback is waited for and written again if it is dirty; without, it is left to
-    the next round.
+    the next round. `cyclic`: remember where it stopped, for the flusher's next turn.
     """
     submitted = 0
     place = start
@@ -73,7 +80,8 @@ def write_cache_pages(
                 run.append(pgoff)
         if run:
             submitted += _submit_run(k, mapping, run)
-    mapping.writeback_index = place
+    if cyclic:
+        mapping.writeback_index = place
     return submitted
 
 
@@ -179,7 +187,7 @@ def _end_run(k: Kernel, mapping: AddressSpace, run: list[int], pfns: list[int], 
     mem_map = k.mem_map
     for pgoff, pfn in zip(run, pfns, strict=True):
         flags = mem_map.flags[pfn]
-        mem_map.flags[pfn] = flags & ~(PG_WRITEBACK | PG_RECLAIM)
+        mem_map.flags[pfn] = flags & ~PG_WRITEBACK
         mapping.pages.clear_tag(pgoff, TAG_WRITEBACK)
         if mapping.account_dirty:
             # A failed page is accounted as dirty once more by set_page_dirty.

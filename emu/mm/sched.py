@@ -66,8 +66,13 @@ def throttle(k: Kernel) -> None:
     """Serve the running process's pauses until the control law lets it go on."""
     while until_s := take_pause(k):
         schedule_until(k, until_s)
-        bdi = k.pause_bdi
-        if bdi is not None:
-            dirty = k.vmstat.nr_dirty + k.vmstat.nr_writeback
-            k.pause_s = bdi.balance(k.clock.now(), 0, dirty, global_dirty_limits(k))
-            k.kthreads.flusher_wanted |= k.pause_s > 0
+        judge_again(k)
+
+
+def judge_again(k: Kernel) -> None:
+    """Ask the control law, after a pause, whether another is owed: above the limit nobody goes on."""
+    bdi = k.pause_bdi
+    if bdi is not None:
+        dirty = k.vmstat.nr_dirty + k.vmstat.nr_writeback
+        k.pause_s = bdi.balance(k.clock.now(), 0, dirty, global_dirty_limits(k))
+        k.kthreads.flusher_wanted |= k.pause_s > 0

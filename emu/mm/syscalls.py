@@ -6,6 +6,7 @@ madvise_dontneed().
 
 import errno
 import mmap as host_mmap
+import os
 from collections.abc import Iterator
 
 from emu.errors import BusError, OutOfMemory
@@ -15,7 +16,7 @@ from emu.mm.inode import Inode
 from emu.mm.kernel import Kernel
 from emu.mm.memory import ZapDetails, zap_page_range
 from emu.mm.mlock import mlock_vma_page
-from emu.mm.mmap import munlock_vma_pages, page_align
+from emu.mm.mmap import WORD, align_word, munlock_vma_pages
 from emu.mm.page_writeback import vfs_fsync_range
 from emu.mm.truncate import truncate_range
 from emu.mm.vma_ops import isolate, merge_around
@@ -45,14 +46,13 @@ MADV_REMOVE = 9
 _EVERYTHING = 1 << 62
 
 
-def _range(k: Kernel, mm: Mm, vaddr: int, nbytes: int, call: str) -> tuple[int, int]:
+def _range(k: Kernel, vaddr: int, nbytes: int, call: str, wrapped: int) -> tuple[int, int]:
+    """Return where a range of whole pages starts and ends; EINVAL off a page border, `wrapped` if it wraps."""
     if vaddr & (k.page_size - 1):
         raise OSError(errno.EINVAL, f"{call} needs an address on a page border, not {vaddr:#x}")
-    end = vaddr + page_align(k, nbytes)
-    if nbytes < 0 or end < vaddr:
-        raise OSError(errno.EINVAL, f"{call} of {nbytes} bytes")
-    if end > mm.task_size:
-        raise OSError(errno.ENOMEM, f"{call} reaches outside user space")
+    end = vaddr + align_word(k, nbytes)
+    if end >= WORD:
+        raise OSError(wrapped, f"{call} reaches outside user space")
     return vaddr, end
 
 
@@ -75,7 +75,7 @@ def _vmas_of(mm: Mm, start: int, end: int, holes: list[int]) -> Iterator[VmArea]
 def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool) -> None:
     """Lock or unlock the pages of a range, up to the first hole (ENOMEM); locking prefaults them (EAGAIN: no frame)."""
     nbytes += vaddr & (k.page_size - 1)
-    start, end = _range(k, mm, vaddr & -k.page_size, nbytes, "mlock")
+    start, end = _range(k, vaddr & -k.page_size, nbytes, "mlock", errno.EINVAL)
     holes: list[int] = []
     for found in _vmas_of(mm, start, end, holes):
         if holes:
@@ -127,7 +127,7 @@ def do_msync(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) -> None:
     """
     if flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or flags & (MS_ASYNC | MS_SYNC) == MS_ASYNC | MS_SYNC:
         raise OSError(errno.EINVAL, f"msync flags {flags:#x}: give MS_SYNC or MS_ASYNC, and perhaps MS_INVALIDATE")
-    start, end = _range(k, mm, vaddr, nbytes, "msync")
+    start, end = _range(k, vaddr, nbytes, "msync", errno.ENOMEM)
     holes: list[int] = []
     for vma in _vmas_of(mm, start, end, holes):
         if flags & MS_INVALIDATE and vma.flags & VM_LOCKED:
@@ -139,16 +139,25 @@ def do_msync(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) -> None:
         else:
             first = vma.linear_pgoff(max(start, vma.start))
             stop = vma.linear_pgoff(min(end, vma.end))
-        msync_mapping(k, vma.mapping, first, stop)
+        msync_mapping(k, mm, vma.mapping, first, stop)
     if holes:
         raise OSError(errno.ENOMEM, f"nothing is mapped at {holes[0]:#x}")
 
 
-def msync_mapping(k: Kernel, mapping: AddressSpace, first: int, stop: int) -> None:
-    """Sync file pages [first, stop) or raise the OSError that kept them from the disk."""
+def msync_mapping(k: Kernel, mm: Mm, mapping: AddressSpace, first: int, stop: int) -> None:
+    """Sync file pages [first, stop) or raise the OSError that kept some page of the file from the disk.
+
+    An error of a background write is reported once to every process that maps the file, even if the page has been
+    written since (errseq_t, Linux v4.13 lib/errseq.c).
+    """
     error = vfs_fsync_range(k, mapping, first, stop)
+    count, last = mapping.wb_err
+    seen = mm.wb_seen.get(mapping.ident, 0)
+    mm.wb_seen[mapping.ident] = count
+    if count > seen:
+        error = error or last
     if error:
-        raise OSError(error, f"{mapping.host.name} could not be written back; its pages stay dirty")
+        raise OSError(error, f"{mapping.host.name} could not be written back: {os.strerror(error)}")
 
 
 def do_madvise(k: Kernel, mm: Mm, vaddr: int, nbytes: int, advice: int) -> None:
@@ -157,7 +166,9 @@ def do_madvise(k: Kernel, mm: Mm, vaddr: int, nbytes: int, advice: int) -> None:
     if advice not in known:
         names = "NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, REMOVE"
         raise OSError(errno.EINVAL, f"madvise {advice} is not among {names}")
-    start, end = _range(k, mm, vaddr, nbytes, "madvise")
+    start, end = _range(k, vaddr, nbytes, "madvise", errno.EINVAL)
+    if nbytes and start == end:
+        raise OSError(errno.EINVAL, f"madvise of {nbytes} bytes")
     holes: list[int] = []
     for vma in _vmas_of(mm, start, end, holes):
         low, high = max(vma.start, start), min(vma.end, end)

@@ -17,6 +17,7 @@ from emu.mm.page_alloc import lock_page, put_page, unlock_page
 from emu.mm.page_writeback import mark_clean_if_so, wait_on_page_writeback, write_cache_pages
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.page import PG_DIRTY, PG_LOCKED, PG_WRITEBACK
+from emu.mm_types.page_tree import TAG_WRITEBACK
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -45,7 +46,7 @@ def ftruncate(k: Kernel, inode: Inode, nbytes: int) -> None:
 
 def _wait_for_tail(k: Kernel, mapping: AddressSpace, nbytes: int) -> None:
     """Let writes that reach beyond `nbytes` finish, lest they grow the file again."""
-    while mapping.pages.find_tagged(2, nbytes >> k.page_shift, _EVERYTHING, 1):
+    while mapping.pages.find_tagged(TAG_WRITEBACK, nbytes >> k.page_shift, _EVERYTHING, 1):
         k.io.wait_one()
 
 

@@ -22,7 +22,6 @@ from emu.mm_types.page import (
     PG_DIRTY,
     PG_LOCKED,
     PG_MLOCKED,
-    PG_RECLAIM,
     PG_REFERENCED,
     PG_WRITEBACK,
     UNEVICTABLE,
@@ -168,9 +167,8 @@ def _activate(k: Kernel, pfn: int) -> bool:
 
 
 def _pageout(k: Kernel, mapping: AddressSpace, pfn: int) -> None:
-    """Write a dirty page, with the dirty pages around it, and mark it for reclaim when that ends."""
+    """Write a dirty page, with the dirty pages around it."""
     k.vmstat.nr_vmscan_write += 1
-    k.mem_map.flags[pfn] |= PG_RECLAIM
     start = k.mem_map.index[pfn] & -PAGEOUT_CLUSTER
     write_cache_pages(k, mapping, start, start + PAGEOUT_CLUSTER, sync=False)
     mark_clean_if_so(k, mapping)

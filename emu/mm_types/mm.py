@@ -12,6 +12,7 @@ class Mm:
     """A page table, the VMAs, and their counts in pages.
 
     `cpu_mask` has a bit for each CPU whose TLB may hold entries of this mm; flushes go to those.
+    `wb_seen`: for each file mapped, by its address space's number, how many writeback errors were reported here.
     """
 
     def __init__(self, ident: int, asid: int, pt: PageTable, mmap_sem: RwSem) -> None:
@@ -32,6 +33,7 @@ class Mm:
         self.nr_nonlinear = 0
         self.def_flags = 0
         self.privileged = True
+        self.wb_seen: dict[int, int] = {}
         self.dead = False
 
     @property

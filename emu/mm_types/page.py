@@ -22,14 +22,12 @@ class PageFlag(IntFlag):
     """Bits of page->flags; an emulated kernel's own numbers under the kernel's names."""
 
     LOCKED = 1 << 0
-    ERROR = 1 << 1
     REFERENCED = 1 << 2
     UPTODATE = 1 << 3
     DIRTY = 1 << 4
     LRU = 1 << 5
     ACTIVE = 1 << 6
     WRITEBACK = 1 << 7
-    RECLAIM = 1 << 8
     ANON = 1 << 9
     UNEVICTABLE = 1 << 10
     MLOCKED = 1 << 11
@@ -38,14 +36,12 @@ class PageFlag(IntFlag):
 
 # Plain integers for the fault path: arithmetic on IntFlag members costs ten times as much.
 PG_LOCKED: Final = int(PageFlag.LOCKED)
-PG_ERROR: Final = int(PageFlag.ERROR)
 PG_REFERENCED: Final = int(PageFlag.REFERENCED)
 PG_UPTODATE: Final = int(PageFlag.UPTODATE)
 PG_DIRTY: Final = int(PageFlag.DIRTY)
 PG_LRU: Final = int(PageFlag.LRU)
 PG_ACTIVE: Final = int(PageFlag.ACTIVE)
 PG_WRITEBACK: Final = int(PageFlag.WRITEBACK)
-PG_RECLAIM: Final = int(PageFlag.RECLAIM)
 PG_ANON: Final = int(PageFlag.ANON)
 PG_UNEVICTABLE: Final = int(PageFlag.UNEVICTABLE)
 PG_MLOCKED: Final = int(PageFlag.MLOCKED)

@@ -234,12 +234,11 @@ def test_what_a_machine_refuses(make: Callable[[], Machine], says: str) -> None:
         make()
 
 
-def test_unknown_caps_are_refused_when_a_file_is_mapped(tmp_path: Path) -> None:
-    path = make_file(tmp_path / "file", 1)
-    machine = Machine(plain_caps="nonsense")
+def test_unknown_caps_and_too_little_ram_are_refused_at_once() -> None:
     with pytest.raises(ValueError, match="nonsense"):
-        machine.spawn().mmap(str(path), PAGE)
-    machine.power_off()
+        Machine(plain_caps="nonsense")
+    with pytest.raises(ValueError, match="give at least 128.0 KiB"):
+        Machine(ram=8 * PAGE)
 
 
 def test_a_quantum_ticks_the_clock_and_kernel_threads_get_their_turn(tmp_path: Path) -> None:
