@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 RESERVE_NBYTES = 1 << 20
 """Room in the store that buffered writes leave for its own metadata."""
 
-
 PAUSE_BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200)
+"""Upper bounds of the histogram of pauses; the law asks for none above the last (max_pause_s)."""
 
 
 class Cache:
@@ -43,6 +43,8 @@ class Cache:
         self.nr_pauses = 0
         self.paused_s = 0.0
         self.pauses = dict.fromkeys(PAUSE_BOUNDS_MS, 0)
+        self.nr_late_pauses = 0
+        self.longest_pause_s = 0.0
         self.free_nbytes: Callable[[], int] = lambda: 1 << 62
         self._room_nbytes = 0
         self._room_until_s = 0.0
@@ -96,15 +98,16 @@ class Cache:
                 self.pool.trim()
 
     def record_pause(self, pause_s: float) -> None:
-        """Count a pause in the histogram, by upper bounds in milliseconds."""
+        """Count a pause that has ended in the histogram, as long as it really was."""
         with self.lock:
             self.nr_pauses += 1
             self.paused_s += pause_s
-            for bound_ms in PAUSE_BOUNDS_MS:
-                if pause_s * 1000 <= bound_ms:
-                    self.pauses[bound_ms] += 1
-                    return
-            self.pauses[PAUSE_BOUNDS_MS[-1]] += 1
+            self.longest_pause_s = max(self.longest_pause_s, pause_s)
+            bound_ms = next((bound_ms for bound_ms in PAUSE_BOUNDS_MS if pause_s * 1000 <= bound_ms), None)
+            if bound_ms is None:
+                self.nr_late_pauses += 1
+            else:
+                self.pauses[bound_ms] += 1
 
     def requeue(self, file: "CachedFile", *, all_clean: bool) -> None:
         """After a pass over the file: off the list if clean, else to its tail, so that each file has its turn."""

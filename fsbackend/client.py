@@ -1,6 +1,7 @@
 """What any process may ask of a mount, through its control files: sync, faults, power cuts, figures."""
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterable
@@ -21,6 +22,18 @@ def control_path(mountpoint: str | os.PathLike[str], name: str) -> Path:
     return Path(mountpoint) / os.fsdecode(CONTROL_NAME) / name
 
 
+def check_mount(mountpoint: str | os.PathLike[str]) -> None:
+    """Refuse what is no living mount of ours, or not this user's; MountError says which."""
+    try:
+        control_path(mountpoint, "stats").stat()
+    except PermissionError as error:
+        raise MountError(f"{mountpoint} is another user's mount: only that user may do this") from error
+    except OSError as error:
+        if error.errno in {errno.ENOTCONN, errno.ECONNABORTED}:
+            raise MountError(f"{mountpoint} has lost its daemon; clean it up: fremap umount {mountpoint}") from error
+        raise MountError(f"{mountpoint} is no mount of fremap; `fremap status` lists them") from error
+
+
 def write_control(mountpoint: str | os.PathLike[str], name: str, text: str) -> None:
     """Write a control file, in one piece; never makes one."""
     fd = os.open(control_path(mountpoint, name), os.O_WRONLY)
@@ -32,10 +45,11 @@ def write_control(mountpoint: str | os.PathLike[str], name: str, text: str) -> N
 
 def sync(mountpoint: str | os.PathLike[str]) -> str:
     """Write back and make durable all of a mount; return "" or what could not be written."""
-    if not control_path(mountpoint, "stats").exists():
-        raise MountError(f"{mountpoint} is no mount of fremap; `fremap status` lists them")
+    check_mount(mountpoint)
     try:
         write_control(mountpoint, "sync", "1")
+    except PermissionError as error:
+        raise MountError(f"{mountpoint} is another user's mount: only that user may do this") from error
     except OSError as error:
         with contextlib.suppress(OSError):
             return control_path(mountpoint, "last_error").read_text().strip() or str(error)
@@ -48,12 +62,14 @@ def inject(mountpoint: str | os.PathLike[str], rules: Iterable[str]) -> None:
     for rule in rules:
         if rule.strip() != "clear":
             parse_rule(rule)
+    check_mount(mountpoint)
     write_control(mountpoint, "inject", "\n".join(rules))
 
 
 def power_cut(mountpoint: str | os.PathLike[str], survive: str = "none") -> None:
     """Cut the power of a mount: ``none``, ``all`` or a seeded choice of the unsynced writes survives."""
     Choice(survive)
+    check_mount(mountpoint)
     try:
         write_control(mountpoint, "power_cut", survive)
     except FileNotFoundError as error:
@@ -62,6 +78,7 @@ def power_cut(mountpoint: str | os.PathLike[str], survive: str = "none") -> None
 
 def unsynced(mountpoint: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Return each file of a mount that a power cut would change now."""
+    check_mount(mountpoint)
     try:
         rows: list[dict[str, Any]] = json.loads(control_path(mountpoint, "unsynced").read_text())
     except FileNotFoundError as error:

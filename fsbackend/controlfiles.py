@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING, Protocol
 
 from fsbackend.bdi import parse_ratio
+from fsbackend.cache import PAUSE_BOUNDS_MS
 from fsbackend.filesystem import FileSystem
 from fsbackend.handles import Override
 from fsbackend.pages import PAGE_SIZE
@@ -68,6 +69,8 @@ def stats(served: Served) -> str:
     ]
     lines = [f"{name + ':':<20}{value:>14}{' ' + unit if unit else ''}" for name, value, unit in rows]
     lines += [f"{f'pauses_{bound}ms:':<20}{count:>14}" for bound, count in cache.pauses.items()]
+    lines.append(f"{f'pauses_over_{PAUSE_BOUNDS_MS[-1]}ms:':<20}{cache.nr_late_pauses:>14}")
+    lines.append(f"{'longest_pause:':<20}{round(cache.longest_pause_s * 1000):>14} ms")
     return "\n".join(lines) + "\n"
 
 

@@ -199,6 +199,8 @@ def main() -> int:
     os.close(answer)
     status = daemon.serve()
     state.remove_record(os.getpid())
+    if status == 0:
+        state.remove_quiet_log(options.log_path)
     if daemon.orphaned and options.scratch:
         state.remove_scratch(options.scratch)
     return status

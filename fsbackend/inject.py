@@ -14,6 +14,7 @@ the mount's seed. A rule with nth fires once; others as often as `times` allows.
 
 import errno
 import fnmatch
+import math
 import os
 import random
 import threading
@@ -25,6 +26,7 @@ from fsbackend.durability import DurabilityJournal, FileJournal
 from fsbackend.node import Node
 from fsbackend.storeio import StoreIo
 
+_LONGEST_S = 86400
 _SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 STORE_OPS = frozenset({"store.read", "store.write", "store.fsync", "store.truncate"})
 CALL_OPS = frozenset(
@@ -106,36 +108,53 @@ def parse_rule(line: str) -> Rule:
     try:
         for word in words[1:]:
             _parse_word(rule, *word.partition("=")[::2])
-    except (ValueError, KeyError, AttributeError) as error:
-        raise _bad(line, f"cannot read {word!r} ({error})") from error
+    except ValueError as error:
+        raise _bad(line, f"{word!r}: {error}") from error
     if not rule.action:
         raise _bad(line, "it has no action: error=, delay=, bandwidth=, torn, lie or cut=")
     return rule
+
+
+def _number(value: str, least: float, most: float, says: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        raise ValueError(says)
+    return number
+
+
+def _errno(value: str) -> int:
+    number = getattr(errno, value, None)
+    if not value.startswith("E") or not isinstance(number, int):
+        raise ValueError("there is no such error; write its name, such as EIO, ENOSPC or EROFS")
+    return number
 
 
 def _parse_word(rule: Rule, name: str, value: str) -> None:
     if name == "path":
         rule.glob = value
     elif name in {"nth", "every", "times"}:
-        number = int(value)
-        if number < 1:
-            raise ValueError("it counts from 1")
-        setattr(rule, name, number)
+        if not value.isdecimal() or int(value) < 1:
+            raise ValueError("give a whole number from 1 up")
+        setattr(rule, name, int(value))
     elif name == "p":
-        rule.probability = float(value)
+        rule.probability = _number(value, 0.0, 1.0, "a probability lies between 0 and 1")
     elif name == "error":
-        rule.action, rule.number = name, getattr(errno, value)
+        rule.action, rule.number = name, _errno(value)
     elif name == "delay":
-        rule.action, rule.number = name, float(value)
+        rule.action, rule.number = name, _number(value, 0.0, _LONGEST_S, f"give 0 to {_LONGEST_S} seconds")
     elif name == "bandwidth":
         unit = _SUFFIXES.get(value[-1:].upper(), 1)
-        rule.action, rule.number = name, float(value[:-1] if unit > 1 else value) * unit
+        rate = _number(value[:-1] if unit > 1 else value, 1e-6, 1e18, "give bytes a second above 0, such as 10M")
+        rule.action, rule.number = name, rate * unit
     elif name in {"torn", "lie"}:
         rule.action = name
     elif name == "cut":
         rule.action, rule.value = name, value or "none"
     else:
-        raise ValueError("no such word")
+        raise ValueError("no such word; a rule is OP [path=] [nth=|every=|p=] [times=] ACTION")
 
 
 class Injector:

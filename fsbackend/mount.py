@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from fsbackend import state
 from fsbackend.bdi import parse_caps
 from fsbackend.client import (
     MountError,
+    check_mount,
     control_path,
     inject,
     power_cut,
@@ -31,12 +33,15 @@ from fsbackend.spawn import EXIT_TIMEOUT_S, start_daemon, wait_exit
 from fsbackend.state import FoundMount, find_mounts
 from fsbackend.throttle import DirtyParams
 
+BUSY_TIMEOUT_S = 1.0
+
 __all__ = [
     "FoundMount",
     "MountError",
     "MountInfo",
     "TemporaryMount",
     "check_fuse",
+    "check_mount",
     "control_path",
     "find_mounts",
     "inject",
@@ -77,6 +82,8 @@ def check_fuse() -> None:
 def _check_store(store: str, *, is_ram: bool) -> str:
     if is_ram and not store:
         return ""
+    if Path(store).exists() and not Path(store).is_dir():
+        raise MountError(f"the store {store} is a file: give a directory")
     if not Path(store).is_dir():
         raise MountError(f"the store {store} is no directory: make it first (mkdir -p {store})")
     return os.path.realpath(store)
@@ -96,6 +103,8 @@ def _check_mountpoint(mountpoint: str) -> str:
                 raise MountError(f"{path} has a mount whose daemon died, and it cannot be cleaned: {error}")
             return _check_mountpoint(path)
         raise MountError(f"{path} is a mount point already ({table[path][1]}): unmount it, or choose another")
+    if Path(path).exists() and not Path(path).is_dir():
+        raise MountError(f"the mount point {path} is a file: give an empty directory")
     if not Path(path).is_dir():
         raise MountError(f"the mount point {path} is no directory: make it first (mkdir -p {path})")
     return path
@@ -143,7 +152,7 @@ def mount(
         name = options.mountpoint.strip("/").replace("/", "-") or "root"
         options.log_path = str(state.state_dir() / f"{name[-120:]}.log")
     state.sweep()
-    Path(options.log_path).touch()
+    Path(options.log_path).touch(mode=0o600)
     pid = start_daemon(options)
     _set_kernel_bdi(options)
     if foreground:
@@ -170,7 +179,8 @@ def _set_kernel_bdi(options: MountOptions) -> None:
             path.write_text(str(value))
         except OSError as error:
             umount(options.mountpoint)
-            raise MountError(f"cannot write {path}: {error.strerror}; this needs root") from error
+            needs = "; this needs root" if isinstance(error, PermissionError) else f"; it does not take {value}"
+            raise MountError(f"cannot write {path}: {error.strerror}{needs}") from error
 
 
 def _wait_foreground(pid: int, mountpoint: str) -> None:
@@ -194,15 +204,31 @@ def umount(mountpoint: str | os.PathLike[str], *, force: bool = False) -> None:
     if not found.stale and not force:
         remains = sync(path)  # before the kernel unmounts: afterwards nobody could be told
         if remains:
-            raise MountError(f"not unmounted, this could not be written back: {remains}")
-    error = state.kernel_unmount(path, lazy=found.stale or force)
+            raise MountError(
+                f"not unmounted, this could not be written back: {remains} (--force unmounts and gives it up)"
+            )
+    error = _kernel_unmount(path, lazy=found.stale or force)
     if error:
-        busy = "busy" in error.lower()
-        raise MountError(f"{path} is in use: close what is open there and try again" if busy else error)
+        raise MountError(error)
     if found.pid is not None:
         if not wait_exit(found.pid, EXIT_TIMEOUT_S):
             raise MountError(f"unmounted, but the daemon (pid {found.pid}) still writes; its log: {found.log}")
         state.remove_record(found.pid)
+
+
+def _kernel_unmount(path: str, *, lazy: bool) -> str:
+    """Unmount; wait a little for whoever is just reading statistics. Return "" or what to say to the user."""
+    until_s = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        error = state.kernel_unmount(path, lazy=lazy)
+        if "busy" not in error.lower():
+            break
+        if time.monotonic() > until_s:
+            return f"{path} is in use: close what is open there and try again, or give --force"
+        time.sleep(0.05)
+    if os.geteuid() and any(words in error.lower() for words in ("not permitted", "denied", "not found in")):
+        return f"{path} is another user's mount: only that user or root may unmount it"
+    return error
 
 
 def _is_listed(mountpoint: str | os.PathLike[str]) -> bool:

@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fsbackend import lowlevel as ll
-from fsbackend.control import ControlNode
+from fsbackend.control import CONTROL_NAME, ControlNode
 from fsbackend.inject import CALL_OPS, Injector
-from fsbackend.node import Attr, Cred, Node, SetAttr
+from fsbackend.node import ROOT_ID, Attr, Cred, Node, SetAttr
 
 if TYPE_CHECKING:
     from fsbackend.filesystem import FileSystem
@@ -71,7 +71,7 @@ class Operations:
         def call(req: int, *args: Any) -> None:
             try:
                 with self.gate():
-                    if faulty and injector.has_calls:
+                    if faulty and injector.has_calls and not self._is_control(name, args):
                         injector.fire(name, self._path(args), _request_nbytes(name, args))
                     method(req, *args)
             except OSError as error:
@@ -81,6 +81,13 @@ class Operations:
                 ll.reply_err(req, errno.EIO)
 
         return call
+
+    def _is_control(self, op: str, args: tuple[Any, ...]) -> bool:
+        """Return whether an operation is about control files or the way to them: rules must never lock them up."""
+        number = next((arg for arg in args if isinstance(arg, int)), 0)
+        if isinstance(self.fs.nodes.get(number), ControlNode):
+            return True
+        return number == ROOT_ID and (op == "getattr" or CONTROL_NAME in args)
 
     def _path(self, args: tuple[Any, ...]) -> str:
         """Return the path that an operation is about, for rules: its inode's, or its directory's and the name."""
@@ -276,15 +283,17 @@ class Operations:
 
     def _hold_write(self, req: int, nbytes: int, pause_s: float) -> None:
         cache = self.fs.cache
-        cache.record_pause(pause_s)
+        began_s = cache.clock()
 
         def due() -> float:
+            nonlocal began_s
+            now_s = cache.clock()
+            cache.record_pause(now_s - began_s)
+            began_s = now_s
             again_s = cache.balance(0)
-            if again_s > 0:
-                cache.record_pause(again_s)
-                return again_s
-            ll.reply_write(req, nbytes)
-            return 0.0
+            if again_s <= 0:
+                ll.reply_write(req, nbytes)
+            return again_s
 
         self.session.held.hold(pause_s, due)
 

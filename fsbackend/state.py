@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -19,6 +20,7 @@ from fsbackend.share import is_alive
 
 SUBTYPE = "fremap"
 _FSTYPE = f"fuse.{SUBTYPE}"
+_LOUD = re.compile(r" (WARNING|ERROR|CRITICAL) |Traceback|fuse:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,17 @@ class FoundMount:
 
 def state_dir() -> Path:
     """Return the user's own directory for logs and records, made if missing; refuses one of somebody else's."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    path = Path(base) / "fremap" if base and Path(base).is_dir() else _in_tmp()
+    path = _state_path()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     info = path.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
         raise OSError(errno.EPERM, f"{path} is not a directory of your own: remove it", str(path))
     return path
+
+
+def _state_path() -> Path:
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / "fremap" if base and Path(base).is_dir() else _in_tmp()
 
 
 def _in_tmp() -> Path:
@@ -52,13 +58,25 @@ def _in_tmp() -> Path:
 def write_record(mountpoint: str, record: dict[str, Any]) -> None:
     """Leave a record of this process's mount."""
     path = state_dir() / f"{os.getpid()}.json"
-    path.write_text(json.dumps({"mountpoint": mountpoint, **record}))
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(json.dumps({"mountpoint": mountpoint, **record}))
 
 
 def remove_record(pid: int) -> None:
     """Remove a process's record."""
     with contextlib.suppress(OSError):
         (state_dir() / f"{pid}.json").unlink()
+
+
+def remove_quiet_log(log_path: str) -> None:
+    """Remove a mount's log, kept in the user's own directory, if it warns of nothing."""
+    path = Path(log_path)
+    if path.parent != _state_path():
+        return
+    with contextlib.suppress(OSError):
+        if not _LOUD.search(path.read_text(encoding="utf-8", errors="replace")):
+            path.unlink()
 
 
 def remove_scratch(base: str) -> None:
@@ -70,6 +88,8 @@ def remove_scratch(base: str) -> None:
 
 def sweep() -> None:
     """Remove what killed daemons left: their records, and the temporary mounts whose owners are gone, too."""
+    if not _state_path().is_dir():
+        return
     table = {row[0] for row in mount_table() if row[1] == _FSTYPE}
     for path in state_dir().glob("*.json"):
         if not path.stem.isdigit() or is_alive(int(path.stem)):
@@ -93,7 +113,7 @@ def _records() -> dict[str, dict[str, Any]]:
     """Return the newest record of each mountpoint; those of dead processes are kept for their log only."""
     found: dict[str, dict[str, Any]] = {}
     try:
-        paths = list(state_dir().glob("*.json"))
+        paths = list(state_dir().glob("*.json")) if _state_path().is_dir() else []
     except OSError:
         return found
     for path in paths:

@@ -107,6 +107,7 @@ def umount(
 
 def status(
     mountpoint: Annotated[Path | None, typer.Argument(help="One mount; without it all.")] = None,
+    pauses: Annotated[bool, typer.Option(help="Show how long throttled writers were made to wait.")] = False,
 ) -> None:
     """Show mounts and what is dirty in them."""
     found = mounts.find_mounts()
@@ -116,6 +117,11 @@ def status(
             raise mounts.MountError(f"{mountpoint} is no mount of fremap; `fremap status` lists them")
     if not found:
         typer.echo("nothing is mounted")
+        return
+    if pauses:
+        for item in found:
+            if not item.stale:
+                _show_pauses(item.mountpoint)
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("mount point", "store", "caps", "pid", "dirty", "written now", "limit", "disk"):
@@ -132,6 +138,23 @@ def status(
         ]
         table.add_row(item.mountpoint, item.store, caps, str(item.pid or "?"), *sizes[:3], f"{sizes[3]}/s")
     Console(soft_wrap=True).print(table)
+
+
+def _show_pauses(mountpoint: str) -> None:
+    """Print the histogram of throttle pauses, as long as they really were."""
+    stats = mounts.read_stats(mountpoint)
+    rows = {name.removeprefix("pauses_"): count for name, count in stats.items() if name.startswith("pauses_")}
+    total = max(stats["nr_pauses"], 1)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=f"{mountpoint}: throttle pauses", title_justify="left")
+    for heading in ("up to", "pauses", "share", ""):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, count in rows.items():
+        table.add_row(
+            name.replace("over_", "over "), str(count), f"{count / total:.0%}", "#" * round(count / total * 40)
+        )
+    Console(soft_wrap=True).print(table)
+    seconds, longest_ms = stats["paused_ms"] / 1000, stats["longest_pause"]
+    typer.echo(f"{stats['nr_pauses']} pauses, {seconds:.2f} s in all, the longest {longest_ms} ms")
 
 
 def sync(mountpoint: Mountpoint) -> None:

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fsbackend import mount as mounts
+from fsbackend.inject import parse_rule
 
 pytestmark = pytest.mark.fuse
 
@@ -38,6 +40,8 @@ def test_a_session(folders: tuple[Path, Path], tmp_path: Path) -> None:
     code, said = fremap("status", mountpoint)
     assert code == 0
     assert "4.0 KiB" in said
+    code, said = fremap("status", mountpoint, "--pauses")
+    assert (code, "0 pauses, 0.00 s in all, the longest 0 ms" in said) == (0, True), said
     assert fremap("sync", mountpoint) == (0, "")
     assert (store / "file").read_bytes() == b"x" * 100
     os.truncate(mountpoint / "file", 10)
@@ -70,3 +74,41 @@ def test_mistakes_are_one_line(folders: tuple[Path, Path]) -> None:
         assert says in said, said
         assert said.count("\n") == 1, said
         assert "Traceback" not in said
+
+
+def test_rules_never_lock_control_files_up(folders: tuple[Path, Path]) -> None:
+    store, mountpoint = folders
+    mounts.mount(store, mountpoint, power_cut=True)
+    mounts.inject(mountpoint, ["* every=1 error=EIO"])
+    with pytest.raises(OSError, match="Input/output"):
+        (mountpoint / "file").write_bytes(b"x")
+    assert "fired" in mounts.control_path(mountpoint, "inject").read_text()
+    mounts.power_cut(mountpoint)
+    mounts.inject(mountpoint, ["clear"])
+    (mountpoint / "file").write_bytes(b"x")
+    mounts.inject(mountpoint, ["store.write error=EIO"])
+    with pytest.raises(mounts.MountError, match="--force"):
+        mounts.umount(mountpoint)
+    mounts.inject(mountpoint, ["clear"])
+    mounts.umount(mountpoint)
+
+
+@pytest.mark.parametrize("rule", ["open p=2 error=EIO", "open p=nan lie", "open error=EFOO", "open nth=x error=EIO"])
+def test_rules_that_make_no_sense_say_why_in_plain_words(rule: str) -> None:
+    with pytest.raises(ValueError, match=rf"rule '{rule}': .*(between 0 and 1|such as EIO|whole number)"):
+        parse_rule(rule)
+
+
+def test_unmounting_waits_for_a_reader_of_statistics(folders: tuple[Path, Path]) -> None:
+    store, mountpoint = folders
+    mounts.mount(store, mountpoint)
+    reader = mounts.control_path(mountpoint, "stats").open()
+    threading.Timer(0.3, reader.close).start()
+    mounts.umount(mountpoint)
+
+
+def test_a_quiet_log_goes_with_its_mount(folders: tuple[Path, Path]) -> None:
+    info = mounts.mount(*folders)
+    assert Path(info.log).stat().st_mode & 0o777 == 0o600
+    mounts.umount(folders[1])
+    assert not Path(info.log).exists()

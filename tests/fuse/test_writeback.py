@@ -76,6 +76,42 @@ def test_nothing_is_dirty_beyond_the_limit(make_mount: MakeMount) -> None:
     assert stats["nr_pauses"] > 5
 
 
+def written_bytes_per_second(mounted: TemporaryMount, nbytes: int) -> float:
+    """Write and fsync; return the rate of both together."""
+    block = os.urandom(256 << 10)
+    fd = os.open(mounted.path / "file", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    try:
+        started_s = time.monotonic()
+        for _ in range(nbytes // len(block)):
+            os.write(fd, block)
+        os.fsync(fd)
+        return nbytes / (time.monotonic() - started_s)
+    finally:
+        os.close(fd)
+
+
+def test_throttling_costs_no_throughput(make_mount: MakeMount) -> None:
+    crawl = ["store.write bandwidth=25M"]
+    small = DirtyParams(background_bytes=4 << 20, dirty_bytes=16 << 20)
+    throttled = make_mount("disk", params=small, inject=crawl)
+    free = make_mount("disk", params=DirtyParams(background_bytes=4 << 20, dirty_bytes=1 << 30), inject=crawl)
+    for mounted in (throttled, free):
+        written_bytes_per_second(mounted, 32 << 20)  # the law learns the store's bandwidth
+    ratios = []
+    for _ in range(3):
+        rate = written_bytes_per_second(throttled, 48 << 20)
+        ratios.append(rate / written_bytes_per_second(free, 48 << 20))
+        if ratios[-1] >= 0.9:
+            break
+    assert max(ratios) >= 0.9, f"throttled writers are slower than the store: {ratios}"
+    assert free.stats()["nr_pauses"] == 0
+    stats = throttled.stats()
+    assert stats["nr_pauses"] > 10
+    within = sum(stats[f"pauses_{bound}ms"] for bound in (1, 2, 5, 10, 20, 50, 100, 200))
+    assert within + stats["pauses_over_200ms"] == stats["nr_pauses"]
+    assert within >= 0.9 * stats["nr_pauses"], "pauses keep to their bound, but for a busy machine's delays"
+
+
 def test_strictlimit_holds_a_mount_to_its_ratio(make_mount: MakeMount) -> None:
     params = DirtyParams(background_bytes=200 << 20, dirty_bytes=400 << 20)
     mounted = make_mount("strict", params=params)
