@@ -1,0 +1,85 @@
+"""mincore, mlockall and munlockall: what is in memory, and keeping all of an mm there.
+
+Source: Linux v5.2 mm/mincore.c: sys_mincore(), mincore_pte_range(); v2.6.38 mm/mlock.c: sys_mlockall(), do_mlockall().
+"""
+
+import contextlib
+import errno
+
+from emu.errors import BusError, OutOfMemory
+from emu.mm.kernel import Kernel
+from emu.mm.mmap import munlock_vma_pages, page_align
+from emu.mm.syscalls import make_pages_present
+from emu.mm.vma_ops import merge_around
+from emu.mm_types.mm import Mm
+from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VmArea
+
+MCL_CURRENT = 1
+MCL_FUTURE = 2
+
+
+def do_mincore(k: Kernel, mm: Mm, vaddr: int, nbytes: int) -> bytes:
+    """Return a byte a page: 1 if an access would need no I/O (mapped, or in the page cache), else 0.
+
+    Errors: EINVAL (off a page border), ENOMEM (outside user space, or part of it is not mapped).
+    """
+    if vaddr & (k.page_size - 1):
+        raise OSError(errno.EINVAL, f"mincore needs an address on a page border, not {vaddr:#x}")
+    if nbytes < 0 or vaddr < 0 or vaddr + nbytes > mm.task_size:
+        raise OSError(errno.ENOMEM, "mincore reaches outside user space")
+    end = vaddr + page_align(k, nbytes)
+    found = bytearray()
+    while vaddr < end:
+        vma = mm.vmas.find(vaddr)
+        if vma is None or vma.start > vaddr:
+            raise OSError(errno.ENOMEM, f"nothing is mapped at {vaddr:#x}")
+        upto = min(vma.end, end)
+        found += bytes(_in_core(k, vma, place) for place in range(vaddr, upto, k.page_size))
+        vaddr = upto
+    return bytes(found)
+
+
+def _in_core(k: Kernel, vma: VmArea, vaddr: int) -> bool:
+    pte = vma.mm.pt.get(vaddr)
+    if k.fmt.pte_present(pte):
+        return True
+    if vma.mapping is None:
+        return False
+    file_pte = pte and vma.flags & VM_NONLINEAR
+    pgoff = k.fmt.pte_to_pgoff(pte) if file_pte else vma.linear_pgoff(vaddr)
+    return bool(vma.mapping.pages.lookup(pgoff))
+
+
+def do_mlockall(k: Kernel, mm: Mm, flags: int) -> None:
+    """Lock what is mapped (MCL_CURRENT), what will be (MCL_FUTURE), or both.
+
+    Errors: EINVAL for no or other flags: MCL_ONFAULT is not known, as before Linux 4.4.
+    """
+    if not flags or flags & ~(MCL_CURRENT | MCL_FUTURE):
+        raise OSError(errno.EINVAL, f"mlockall flags {flags:#x}: give MCL_CURRENT, MCL_FUTURE or both")
+    mm.def_flags = mm.def_flags & ~VM_LOCKED | (VM_LOCKED if flags & MCL_FUTURE else 0)
+    if not flags & MCL_CURRENT:
+        return
+    _apply_to_all(k, mm, lock=True)
+    for vma in list(mm.vmas):
+        # What cannot be populated stays locked all the same.
+        with contextlib.suppress(BusError, OutOfMemory):
+            make_pages_present(k, mm, vma.start, vma.end)
+
+
+def do_munlockall(k: Kernel, mm: Mm) -> None:
+    """Unlock everything, now and in future."""
+    mm.def_flags &= ~VM_LOCKED
+    _apply_to_all(k, mm, lock=False)
+
+
+def _apply_to_all(k: Kernel, mm: Mm, *, lock: bool) -> None:
+    for vma in list(mm.vmas):
+        if bool(vma.flags & VM_LOCKED) != lock:
+            vma.flags ^= VM_LOCKED
+            mm.locked_vm += vma.nr_pages if lock else -vma.nr_pages
+            if not lock:
+                munlock_vma_pages(k, vma)
+    following = mm.vmas.find(0)
+    while following is not None:
+        following = mm.vmas.find(merge_around(k, mm, following).end)
