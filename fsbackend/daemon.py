@@ -28,6 +28,7 @@ from fsbackend.durability import DurabilityJournal
 from fsbackend.filesystem import FileSystem
 from fsbackend.flusher import Flusher
 from fsbackend.inject import FaultyIo, Injector
+from fsbackend.namejournal import JournaledStore
 from fsbackend.node import Node
 from fsbackend.options import MountOptions
 from fsbackend.powercut import Gate, PowerCutter
@@ -60,11 +61,11 @@ class Daemon:
         self.bdi.set_min_ratio(options.min_ratio)
         self.injector = Injector(options.seed)
         self.injector.set_rules(options.inject)
-        journal = DurabilityJournal() if options.power_cut else None
+        journal = DurabilityJournal() if options.power_cut or options.metadata else None
         self.io = FaultyIo(self.injector, journal)
         self.cache = Cache(self.bdi, self.io)
         self.cache.direct = options.direct
-        self.store = RamStore(self.io) if options.is_ram else DirStore(options.store)
+        self.store = self._make_store()
         self.fs = FileSystem(self.store, self.cache, caps, options.overrides)
         if isinstance(self.store, DirStore):
             self.cache.free_nbytes = self._free_nbytes
@@ -78,6 +79,13 @@ class Daemon:
         self.fs.control = ControlTree()
         add_control_files(self)
 
+    def _make_store(self) -> "DirStore | RamStore":
+        if self.options.is_ram:
+            return RamStore(self.io)
+        if self.options.metadata:
+            return JournaledStore(self.options.store, self.io)
+        return DirStore(self.options.store)
+
     def _enable_power_cut(self, journal: DurabilityJournal) -> None:
         if not isinstance(self.store, DirStore):
             raise OSError(errno.EINVAL, "ramfs loses everything in a power cut: power_cut needs a disk")
@@ -89,7 +97,11 @@ class Daemon:
         self.operations.gate = gate.inside
         self.operations.cutter = self.cutter
 
-    def _invalidate(self, nodes: list[Node]) -> None:
+    def _invalidate(self, nodes: list[Node], names: list[tuple[Node, bytes]]) -> None:
+        for parent, name in names:
+            if parent.id:
+                self.session.inval_entry(parent.id, name)
+                self.session.inval_inode(parent.id)
         for node in nodes:
             if node.nlookup > 0 and node.is_file and not isinstance(node, ControlNode):
                 self.session.inval_inode(node.id)

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from fsbackend.durability import DurabilityJournal, FileJournal
 from fsbackend.node import Node
@@ -229,6 +230,16 @@ class Injector:
             return self._chance.randrange(nbytes) if nbytes else 0
 
 
+class PendingNames(Protocol):
+    """Changes of names that wait for a barrier."""
+
+    def nr_changes(self) -> int:
+        """Return how many changes a barrier that starts now will confirm."""
+
+    def committed(self, count: int) -> None:
+        """Note that the first `count` changes are durable."""
+
+
 class FaultyIo(StoreIo):
     """Store I/O with faults, and with a journal of what is not durable yet if the mount can be power-cut."""
 
@@ -236,6 +247,7 @@ class FaultyIo(StoreIo):
         self.injector = injector
         self.journal = journal
         self.dead = False
+        self.names: PendingNames | None = None
 
     def _fire(self, op: str, node: Node, nbytes: int = 0) -> Rule | None:
         if self.dead:
@@ -270,19 +282,26 @@ class FaultyIo(StoreIo):
             super().fsync(node, fd, datasync=datasync)
             return
         began = self.journal.begin_barrier(node)
+        nr_names = self.names.nr_changes() if self.names is not None else 0
         try:
             super().fsync(node, fd, datasync=datasync)
         except OSError:
             self.journal.barrier_failed(node, began)
             raise
+        if self.names is not None:
+            self.names.committed(nr_names)
 
     def sync_store(self, fd: int) -> None:
         """Make all durable but the files that a rule lies about."""
         began: dict[Node, FileJournal | None] = {}
+        lies = False
+        nr_names = self.names.nr_changes() if self.names is not None else 0
         try:
             for node in list(self.journal.files) if self.journal is not None else ():
                 fired = self._fire("store.fsync", node)
-                if self.journal is not None and (fired is None or fired.action != "lie"):
+                if fired is not None and fired.action == "lie":
+                    lies = True
+                elif self.journal is not None:
                     began[node] = self.journal.begin_barrier(node)
             super().sync_store(fd)
         except OSError:
@@ -290,6 +309,8 @@ class FaultyIo(StoreIo):
                 if self.journal is not None:
                     self.journal.barrier_failed(node, journal)
             raise
+        if self.names is not None and not lies:
+            self.names.committed(nr_names)
 
     def truncate(self, node: Node, fd: int, nbytes: int) -> None:
         """Set the size."""

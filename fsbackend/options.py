@@ -26,6 +26,7 @@ class MountOptions:
     min_ratio: int = 0
     allow_other: bool = False
     power_cut: bool = False
+    metadata: bool = False
     direct: bool = False
     timeout_s: float = 1.0
     log_path: str = ""

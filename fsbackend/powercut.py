@@ -18,6 +18,7 @@ from fsbackend.cachedfile import CachedFile
 from fsbackend.dirstore import DirStore
 from fsbackend.durability import Choice, DurabilityJournal
 from fsbackend.inject import FaultyIo
+from fsbackend.namejournal import JournaledStore
 from fsbackend.pages import CHUNK_SHIFT, PAGE_SHIFT, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class PowerCutter:
         self.discarding = False
         self.nr_cuts = 0
         self.default_survive = "none"
-        self.invalidate: Callable[[list[Node]], None] = lambda _nodes: None
+        self.invalidate: Callable[[list[Node], list[tuple[Node, bytes]]], None] = lambda _nodes, _names: None
 
     def cut(self, survive: str = "none") -> None:
         """Cut the power; ValueError for a word that is no choice."""
@@ -89,9 +90,11 @@ class PowerCutter:
         with self.gate.shut():
             self.io.dead = False
             nodes = self._cut(choice)
+            store = self.fs.store
+            names = store.cut(choice) if isinstance(store, JournaledStore) else []
             self.discarding = True
         try:
-            self.invalidate(nodes)
+            self.invalidate(nodes, names)
         finally:
             self.discarding = False
         self.nr_cuts += 1
@@ -159,4 +162,11 @@ class PowerCutter:
         for node, journal in list(self.journal.files.items()):
             row(node)["unconfirmed_pages"] = len(journal.pages)
             row(node)["durable_bytes"] = journal.durable_nbytes
-        return json.dumps(list(rows.values())) + "\n"
+        answer = list(rows.values())
+        if isinstance(self.fs.store, JournaledStore):
+            nothing = {"dirty_pages": 0, "unconfirmed_pages": 0, "durable_bytes": None}
+            answer += [
+                {"path": change.path.decode("utf-8", "surrogateescape"), **nothing, "name": change.kind}
+                for change in self.fs.store.pending()
+            ]
+        return json.dumps(answer) + "\n"

@@ -4,31 +4,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
-from emu.units import format_size, parse_size
+from emu.cli.dirty_options import check_ratios, read_params
+from emu.cli.status import status
 from fsbackend import mount as mounts
-from fsbackend.throttle import DirtyParams
 
-Mountpoint = Annotated[Path, typer.Argument(help="Where it is mounted.")]
-
-
-def _params(preset: str, **knobs: float | str | None) -> DirtyParams:
-    given: dict[str, float] = {
-        name: parse_size(value) if isinstance(value, str) else value
-        for name, value in knobs.items()
-        if value is not None
-    }
-    try:
-        return DirtyParams.preset(preset).with_(**given)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+Mountpoint = Annotated[Path, typer.Argument(metavar="MOUNTPOINT", help="Where it is mounted.")]
 
 
 def mount(
-    store: Annotated[str, typer.Argument(help="Directory whose files are served (of no use with ramfs).")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Directory whose files are served.")],
     mountpoint: Mountpoint,
     caps: Annotated[
         str, typer.Option(help="ramfs, disk or strict, then flags: disk,stable_writes or strict,max_ratio=5.")
@@ -36,30 +21,46 @@ def mount(
     override: Annotated[
         list[str] | None, typer.Option(help="GLOB=CAPS for files of their own, such as 'wal-*=ramfs'.")
     ] = None,
-    foreground: Annotated[bool, typer.Option(help="Stay until it is unmounted.")] = False,
-    max_ratio: Annotated[int | None, typer.Option(help="Most of the dirty limit it may use, percent.")] = None,
-    min_ratio: Annotated[int, typer.Option(help="Part of the dirty limit kept for it, percent.")] = 0,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay until it is unmounted.")] = False,
+    max_ratio: Annotated[
+        int | None,
+        typer.Option(min=0, max=100, metavar="PERCENT", help="Most of the dirty limit it may use; else the caps' own."),
+    ] = None,
+    min_ratio: Annotated[
+        int, typer.Option(min=0, max=100, metavar="PERCENT", help="Part of the dirty limit kept for it.")
+    ] = 0,
     kernel: Annotated[
         str, typer.Option(help="Whose dirty limits: 2.6.20 (10/40), 2.6.22 (5/10) or 3.6 (10/20).")
     ] = "3.6",
-    background_ratio: Annotated[int | None, typer.Option(help="Writeback starts here, percent.")] = None,
-    dirty_ratio: Annotated[int | None, typer.Option(help="Nobody dirties above this, percent.")] = None,
-    background_bytes: Annotated[str | None, typer.Option(help="The same as a size, such as 16M.")] = None,
-    dirty_bytes: Annotated[str | None, typer.Option(help="The same as a size, such as 32M.")] = None,
-    expire: Annotated[float | None, typer.Option(help="Write back what is dirty so long, seconds.")] = None,
-    interval: Annotated[float | None, typer.Option(help="The flusher looks so often, seconds.")] = None,
-    allow_other: Annotated[bool, typer.Option(help="Let other users in.")] = False,
+    background_ratio: Annotated[
+        int | None, typer.Option(metavar="PERCENT", help="Writeback starts here; else the kernel's.")
+    ] = None,
+    dirty_ratio: Annotated[
+        int | None, typer.Option(metavar="PERCENT", help="Nobody dirties above this; else the kernel's.")
+    ] = None,
+    background_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="The first as a size, such as 16M.")
+    ] = None,
+    dirty_bytes: Annotated[str | None, typer.Option(metavar="SIZE", help="The second as a size, such as 32M.")] = None,
+    expire: Annotated[float | None, typer.Option(metavar="SECONDS", help="Write back what is dirty so long.")] = None,
+    interval: Annotated[float | None, typer.Option(metavar="SECONDS", help="The flusher looks so often (5).")] = None,
+    allow_other: Annotated[bool, typer.Option("--allow-other", help="Let other users in.")] = False,
     kernel_max_ratio: Annotated[
-        int | None, typer.Option(help="The real kernel's max_ratio for this mount (root); it is 1.")
+        int | None,
+        typer.Option(min=0, max=100, metavar="PERCENT", help="The real kernel's max_ratio for it (root); it is 1."),
     ] = None,
     kernel_strict_limit: Annotated[
-        bool | None, typer.Option(help="The real kernel's strict_limit for this mount (root); it is on.")
+        int | None,
+        typer.Option(min=0, max=1, metavar="0|1", help="The real kernel's strict_limit (root); it is 1."),
     ] = None,
     power_cut: Annotated[
-        bool, typer.Option(help="Keep pre-images of what is not durable, so that the power can be cut.")
+        bool, typer.Option("--power-cut", help="Keep pre-images of what is not durable, so that the power can be cut.")
     ] = False,
-    direct: Annotated[bool, typer.Option(help="Write the store with O_DIRECT, past its page cache.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the injected faults.")] = 0,
+    metadata: Annotated[
+        bool, typer.Option("--metadata", help="As --power-cut, and a cut undoes creations, renames and removals not synced.")
+    ] = False,
+    direct: Annotated[bool, typer.Option("--direct", help="Write the store with O_DIRECT.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the injected faults.")] = 0,
     log: Annotated[Path | None, typer.Option(help="The daemon's log.")] = None,
 ) -> None:
     """Mount STORE at MOUNTPOINT; return when it serves.
@@ -67,27 +68,29 @@ def mount(
     sync(2) and syncfs(2) never reach a FUSE filesystem: use `fremap sync`, or fsync of a file. Control files
     are in MOUNTPOINT/.bdi, which is not listed.
     """
+    check_ratios(caps, max_ratio, min_ratio)
     info = mounts.mount(
         store,
         mountpoint,
         caps,
         override or (),
-        _params(
+        read_params(
             kernel,
             background_ratio=background_ratio,
             dirty_ratio=dirty_ratio,
             background_bytes=background_bytes,
             dirty_bytes=dirty_bytes,
             expire_s=expire,
-            periodic_s=interval,
+            interval_s=interval,
         ),
         foreground=foreground,
         max_ratio=max_ratio,
         min_ratio=min_ratio,
         allow_other=allow_other,
         kernel_max_ratio=kernel_max_ratio,
-        kernel_strict_limit=kernel_strict_limit,
+        kernel_strict_limit=None if kernel_strict_limit is None else bool(kernel_strict_limit),
         power_cut=power_cut,
+        metadata=metadata,
         direct=direct,
         seed=seed,
         log_path="" if log is None else str(log.absolute()),
@@ -99,62 +102,11 @@ def mount(
 
 def umount(
     mountpoint: Mountpoint,
-    force: Annotated[bool, typer.Option(help="Unmount even if bytes cannot be written back.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Unmount even if bytes cannot be written back.")] = False,
 ) -> None:
     """Write everything back and unmount."""
     mounts.umount(mountpoint, force=force)
-
-
-def status(
-    mountpoint: Annotated[Path | None, typer.Argument(help="One mount; without it all.")] = None,
-    pauses: Annotated[bool, typer.Option(help="Show how long throttled writers were made to wait.")] = False,
-) -> None:
-    """Show mounts and what is dirty in them."""
-    found = mounts.find_mounts()
-    if mountpoint is not None:
-        found = [item for item in found if item.mountpoint == str(mountpoint.resolve())]
-        if not found:
-            raise mounts.MountError(f"{mountpoint} is no mount of fremap; `fremap status` lists them")
-    if not found:
-        typer.echo("nothing is mounted")
-        return
-    if pauses:
-        for item in found:
-            if not item.stale:
-                _show_pauses(item.mountpoint)
-        return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("mount point", "store", "caps", "pid", "dirty", "written now", "limit", "disk"):
-        table.add_column(name, overflow="fold")
-    for item in found:
-        if item.stale:
-            table.add_row(item.mountpoint, item.store, f"stale: fremap umount {item.mountpoint}")
-            continue
-        stats = mounts.read_stats(item.mountpoint)
-        caps = mounts.control_path(item.mountpoint, "caps").read_text().strip()
-        sizes = [
-            format_size(stats[name] * 1024)
-            for name in ("BdiReclaimable", "BdiWriteback", "BdiDirtyThresh", "BdiWriteBandwidth")
-        ]
-        table.add_row(item.mountpoint, item.store, caps, str(item.pid or "?"), *sizes[:3], f"{sizes[3]}/s")
-    Console(soft_wrap=True).print(table)
-
-
-def _show_pauses(mountpoint: str) -> None:
-    """Print the histogram of throttle pauses, as long as they really were."""
-    stats = mounts.read_stats(mountpoint)
-    rows = {name.removeprefix("pauses_"): count for name, count in stats.items() if name.startswith("pauses_")}
-    total = max(stats["nr_pauses"], 1)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=f"{mountpoint}: throttle pauses", title_justify="left")
-    for heading in ("up to", "pauses", "share", ""):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, count in rows.items():
-        table.add_row(
-            name.replace("over_", "over "), str(count), f"{count / total:.0%}", "#" * round(count / total * 40)
-        )
-    Console(soft_wrap=True).print(table)
-    seconds, longest_ms = stats["paused_ms"] / 1000, stats["longest_pause"]
-    typer.echo(f"{stats['nr_pauses']} pauses, {seconds:.2f} s in all, the longest {longest_ms} ms")
+    typer.echo(f"{mountpoint} is unmounted")
 
 
 def sync(mountpoint: Mountpoint) -> None:
@@ -162,6 +114,7 @@ def sync(mountpoint: Mountpoint) -> None:
     remains = mounts.sync(mountpoint)
     if remains:
         raise mounts.MountError(f"not everything could be written back: {remains}")
+    typer.echo(f"all of {mountpoint} is written back and durable")
 
 
 def inject(
@@ -183,8 +136,11 @@ def inject(
             mounts.inject(mountpoint, rules)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
+        in_force = len(mounts.control_path(mountpoint, "inject").read_text().splitlines())
+        typer.echo(f"{in_force or 'no'} rule{'' if in_force == 1 else 's'} in force on {mountpoint}")
     else:
-        typer.echo(mounts.control_path(mountpoint, "inject").read_text(), nl=False)
+        mounts.check_mount(mountpoint)
+        typer.echo(mounts.control_path(mountpoint, "inject").read_text() or "no rules in force\n", nl=False)
 
 
 def power_cut(
@@ -193,11 +149,14 @@ def power_cut(
         str, typer.Option(help="Which unsynced writes survive: none, all, or a seed that chooses.")
     ] = "none",
     at: Annotated[str, typer.Option(help="Not now but when this happens, such as 'store.fsync path=*.db nth=2'.")] = "",
-    report: Annotated[bool, typer.Option(help="Do not cut; show what a cut would lose now.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Do not cut; show what a cut would lose now.")] = False,
 ) -> None:
     """Cut the power of a mount made with --power-cut: only what was durable is left, and it serves on."""
     if report:
         for row in mounts.unsynced(mountpoint):
+            if "name" in row:
+                typer.echo(f"{row['path']}: {row['name']}, and not confirmed")
+                continue
             typer.echo(
                 f"{row['path']}: {row['dirty_pages']} pages in RAM, {row['unconfirmed_pages']} written and not "
                 "confirmed"
@@ -207,8 +166,10 @@ def power_cut(
         if at:
             mounts.unsynced(mountpoint)
             mounts.inject(mountpoint, [f"{at} cut={survive}"])
+            typer.echo(f"the power of {mountpoint} will be cut at: {at}")
         else:
             mounts.power_cut(mountpoint, survive)
+            typer.echo(f"the power of {mountpoint} was cut; of what was not synced, {survive} survived")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
