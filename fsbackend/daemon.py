@@ -51,6 +51,7 @@ class Daemon:
 
     def __init__(self, options: MountOptions) -> None:
         from fsbackend.operations import Operations  # noqa: PLC0415 - loads libfuse: its absence is an answer
+        from fsbackend.xattrs import XattrOperations  # noqa: PLC0415 - as above
 
         self.options = options
         self.orphaned = False
@@ -72,7 +73,8 @@ class Daemon:
         self.flusher = Flusher(self.cache, after_pass=self.fs.reap)
         self.shared = SharedLimit(state.state_dir() / "dirty-limit")
         self.flusher.share_with = self.shared.exchange
-        self.operations = Operations(self.fs, self.injector, options.timeout_s)
+        handlers = XattrOperations if options.xattrs else Operations
+        self.operations = handlers(self.fs, self.injector, options.timeout_s)
         self.cutter: PowerCutter | None = None
         if journal is not None:
             self._enable_power_cut(journal)

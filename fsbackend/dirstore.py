@@ -114,7 +114,7 @@ class DirStore:
         self._nr_dir_fds = 0
 
     @contextlib.contextmanager
-    def _inode_path(self, node: Node) -> Iterator[str]:
+    def inode_path(self, node: Node) -> Iterator[str]:
         """Give a path in /proc that stands for the very inode, for calls that take no descriptor of it."""
         assert isinstance(node, DirNode)
         if node.hold_fd >= 0:
@@ -260,7 +260,7 @@ class DirStore:
                 gid = -1 if self._inherits_group(parent) else cred.gid
                 os.chown(name, cred.uid, gid, dir_fd=self.dir_fd(parent), follow_symlinks=False)
             else:
-                with self._inode_path(node) as path:
+                with self.inode_path(node) as path:
                     self._own(path, cred, mode, info, parent)
         return node
 
@@ -281,7 +281,7 @@ class DirStore:
     def link(self, node: Node, parent: Node, name: bytes) -> None:
         """Give an inode one more name."""
         self._refuse_reserved(parent, name)
-        with self._inode_path(node) as path:
+        with self.inode_path(node) as path:
             os.link(path, name, dst_dir_fd=self.dir_fd(parent), follow_symlinks=True)
         self.lookup(parent, name)
 
@@ -358,10 +358,10 @@ class DirStore:
         if change.uid is not None or change.gid is not None:
             uid = -1 if change.uid is None else change.uid
             gid = -1 if change.gid is None else change.gid
-            with self._inode_path(node) as path:
+            with self.inode_path(node) as path:
                 os.chown(path, uid, gid)
         if change.mode is not None and node.kind != stat.S_IFLNK:
-            with self._inode_path(node) as path:
+            with self.inode_path(node) as path:
                 Path(path).chmod(change.mode & 0o7777)
         if change.atime_ns is not None or change.mtime_ns is not None:
             info = self.stat(node)
@@ -370,7 +370,7 @@ class DirStore:
             atime_ns = info.st_atime_ns if change.atime_ns is None else change.atime_ns
             mtime_ns = old_mtime_ns if change.mtime_ns is None else change.mtime_ns
             times = (now if atime_ns == -1 else atime_ns, now if mtime_ns == -1 else mtime_ns)
-            with self._inode_path(node) as path:
+            with self.inode_path(node) as path:
                 os.utime(path, ns=times)
             if node.mtime_ns:
                 node.mtime_ns = times[1]

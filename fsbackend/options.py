@@ -27,6 +27,7 @@ class MountOptions:
     allow_other: bool = False
     power_cut: bool = False
     metadata: bool = False
+    xattrs: bool = False
     direct: bool = False
     timeout_s: float = 1.0
     log_path: str = ""

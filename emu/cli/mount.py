@@ -57,7 +57,10 @@ def mount(
         bool, typer.Option("--power-cut", help="Keep pre-images of what is not durable, so that the power can be cut.")
     ] = False,
     metadata: Annotated[
-        bool, typer.Option("--metadata", help="As --power-cut, and a cut undoes creations, renames and removals not synced.")
+        bool, typer.Option("--metadata", help="As --power-cut, and names not synced are undone.")
+    ] = False,
+    xattrs: Annotated[
+        bool, typer.Option("--xattrs", help="Extended attributes; the kernel then asks before every write.")
     ] = False,
     direct: Annotated[bool, typer.Option("--direct", help="Write the store with O_DIRECT.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the injected faults.")] = 0,
@@ -91,6 +94,7 @@ def mount(
         kernel_strict_limit=None if kernel_strict_limit is None else bool(kernel_strict_limit),
         power_cut=power_cut,
         metadata=metadata,
+        xattrs=xattrs,
         direct=direct,
         seed=seed,
         log_path="" if log is None else str(log.absolute()),

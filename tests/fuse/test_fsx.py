@@ -211,3 +211,16 @@ def test_exercise_with_a_lazy_flusher(make_mount: Callable[..., TemporaryMount])
 @pytest.mark.parametrize("caps", ["disk", "disk,stable_writes", "strict", "ramfs"])
 def test_exercise_long(make_mount: Callable[..., TemporaryMount], caps: str, seed: int) -> None:
     exercise(make_mount(caps, params=BUSY), seed, 100_000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("setting", ["direct", "power_cut", "metadata", "xattrs"])
+def test_exercise_settings_long(make_mount: Callable[..., TemporaryMount], setting: str) -> None:
+    exercise(make_mount("disk", params=BUSY, **{setting: True}), 13, 100_000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_exercise_a_lazy_flusher_long(make_mount: Callable[..., TemporaryMount]) -> None:
+    exercise(make_mount("disk"), 14, 100_000)

@@ -366,3 +366,33 @@ def test_a_write_clears_setuid(make_mount: Callable[..., TemporaryMount], kind: 
 @pytest.fixture(params=["disk", "ramfs"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def test_extended_attributes_if_asked_for(make_mount: Callable[..., TemporaryMount]) -> None:
+    mounted = make_mount("disk", xattrs=True)
+    path = mounted.path / "file"
+    path.write_bytes(b"x")
+    try:
+        os.setxattr(mounted.store / "file", b"user.probe", b"")
+    except OSError as error:
+        pytest.skip(f"the store's filesystem carries none: {error}")
+    os.removexattr(mounted.store / "file", b"user.probe")
+    os.setxattr(path, b"user.one", b"1" * 1000)
+    assert os.getxattr(path, b"user.one") == b"1" * 1000
+    assert os.getxattr(mounted.store / "file", b"user.one") == b"1" * 1000
+    with pytest.raises(FileExistsError):
+        os.setxattr(path, b"user.one", b"2", os.XATTR_CREATE)
+    assert os.listxattr(path) == ["user.one"]
+    os.removexattr(path, b"user.one")
+    assert os.listxattr(path) == []
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.ENODATA):
+        os.getxattr(path, b"user.one")
+    with pytest.raises(OSError, check=lambda error: error.errno in {errno.EINVAL, errno.EOPNOTSUPP}):
+        os.setxattr(path, b"system.posix_acl_access", b"x")
+
+
+def test_no_extended_attributes_by_default(mounted: TemporaryMount) -> None:
+    path = mounted.path / "file"
+    path.write_bytes(b"x")
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.EOPNOTSUPP):
+        os.setxattr(path, b"user.one", b"1")
