@@ -189,6 +189,9 @@ def _wait_foreground(pid: int, mountpoint: str) -> None:
             pass
     except KeyboardInterrupt:
         umount(mountpoint)
+    except BaseException:
+        umount(mountpoint)
+        raise
 
 
 def umount(mountpoint: str | os.PathLike[str], *, force: bool = False) -> None:

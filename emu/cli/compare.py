@@ -8,6 +8,11 @@ import typer
 from emu.cli.options import read_share, read_size
 
 DEFAULT_PAGES = 16384
+_RMAPS = (
+    "none", "scan", "pte_chain", "slot_chain", "range_tree", "shadow", "linear_vmas", "linear_vmas_accounted",
+    "dirty_index",
+)  # fmt: skip
+"""The names of emu.mm.rmap.STRATEGIES, which take a second to import; a test compares them."""
 _ALL = "Every strategy at every size (--all)"
 
 
@@ -26,7 +31,10 @@ def compare(
         typer.Option(help="What the filesystem can do: ramfs, disk or strict, and flags. Repeatable."),
     ] = None,
     rmap: Annotated[
-        list[str] | None, typer.Option(help="A reverse-map strategy, or all; else none, scan, dirty_index. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help=f"A reverse map: {', '.join(_RMAPS)}, or all; else none, scan, dirty_index. Repeatable."
+        ),
     ] = None,
     format: Annotated[  # noqa: A002 - the option's name
         list[str] | None, typer.Option(help="A page-table format, such as i386, or all. Repeatable.")
@@ -34,7 +42,7 @@ def compare(
     share: Annotated[
         float, typer.Option(parser=read_share, metavar="SHARE", help="How many of the pages to store into.")
     ] = 0.1,
-    seed: Annotated[int, typer.Option(help="Decides the permutation, the pages and the stamps.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the permutation, the pages and the stamps.")] = 0,
     ram: Annotated[
         int | None, typer.Option(parser=read_size, metavar="SIZE", help="RAM of the machine, at least twice the file.")
     ] = None,
@@ -102,4 +110,6 @@ def compare(
         ram=ram,
         require_fuse=require_fuse,
     )
+    if matrix and (pages != DEFAULT_PAGES or ram is not None):
+        raise typer.BadParameter("--matrix takes a small file and machine of its own: leave --pages and --ram out")
     return run_matrix(order, json_path, report) if matrix else run_compare(order, json_path, report)

@@ -26,7 +26,7 @@ def dos(
     format: Annotated[str, typer.Option(help="The page-table format.")] = "x86_64",  # noqa: A002 - the option's name
     bound: Annotated[int, typer.Option(min=2, help="The bound on nonlinear pages that is tried as a guard.")] = 1000,
     attack_seconds: Annotated[float, typer.Option(min=0, help="Leave attacks out that would take longer.")] = 10.0,
-    seed: Annotated[int, typer.Option(help="Decides the orders.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the orders.")] = 0,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write the rows as JSON.")] = None,
 ) -> int:
     """Attack one page's page_mkclean and reclaim: what an unprivileged process can make them cost.

@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+import typer
 from rich.console import Console
 
 from emu.cli.progress import RichProgress
+from emu.cli.show import print_whole
 from emu.hw.pte import FORMATS
 from emu.lab.compare import OpenGround, combinations, run_all
 from emu.lab.errors import LabError
@@ -22,6 +25,7 @@ from emu.report.matrix_table import matrix_table, matrix_verdicts
 from emu.report.page import render_page
 from emu.report.pictures import save_pictures
 from emu.report.table import compare_table, verdicts
+from emu.units import format_size
 
 DEFAULT_RMAPS = ("none", "scan", "dirty_index")
 """The proof, the answer that was on the table in 2007, and fremap's own; --rmap all runs every strategy."""
@@ -80,6 +84,7 @@ def run_compare(order: CompareOrder, json_path: Path | None, report: Path | None
     """Run every row, print the table, leave pictures, page and records; return the exit code."""
     rmaps = every_or(order.rmaps, DEFAULT_RMAPS, STRATEGIES)
     todo = combinations(rmaps, order.capses, every_or(order.formats, ("x86_64",), FORMATS))
+    _check_ram(order, {row.format for row in todo})
     open_ground, ground = choose_ground(require_fuse=order.require_fuse)
     directory = _run_directory("compare", order, report, ground)
     rows = run_all(
@@ -95,8 +100,26 @@ def run_compare(order: CompareOrder, json_path: Path | None, report: Path | None
     _keep(directory, as_json(rows), json_path, said)
     page = _save_report(rows, directory)
     console = Console(highlight=False)
-    console.print(compare_table(rows))
+    print_whole(console, compare_table(rows))
     return _conclude(console, said, f"pictures and page: {page}")
+
+
+def _check_ram(order: CompareOrder, formats: Iterable[str]) -> None:
+    """Refuse, before the first row, a machine that holds less than twice the file or more than this computer."""
+    has_nbytes = psutil.virtual_memory().total
+    for name in sorted(formats):
+        least_nbytes = 2 * order.nr_pages * FORMATS[name].page_size
+        if order.ram is not None and order.ram < least_nbytes:
+            raise typer.BadParameter(
+                f"--ram {format_size(order.ram)} is too little for --pages {order.nr_pages} in {name}: "
+                f"give at least {format_size(least_nbytes)}"
+            )
+        wants_nbytes = max(order.ram or 0, least_nbytes)
+        if wants_nbytes > has_nbytes:
+            raise typer.BadParameter(
+                f"--pages {order.nr_pages} in {name} and its machine of {format_size(wants_nbytes)}"
+                f" do not fit into this computer's {format_size(has_nbytes)}: give fewer --pages or less --ram"
+            )
 
 
 def run_matrix(order: CompareOrder, json_path: Path | None, report: Path | None) -> int:
@@ -109,7 +132,7 @@ def run_matrix(order: CompareOrder, json_path: Path | None, report: Path | None)
     said = matrix_verdicts(cells)
     _keep(directory, cells_as_json(cells), json_path, said)
     console = Console(highlight=False)
-    console.print(matrix_table(cells))
+    print_whole(console, matrix_table(cells))
     return _conclude(console, said, f"records: {directory.path}")
 
 

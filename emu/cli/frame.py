@@ -1,20 +1,23 @@
 """The frame of the fremap command: subcommands, version, and errors as one line with an exit code.
 
 Exit codes: 0 done; 1 it could not be done, or an expectation broke; 2 wrong usage; 70 a bug in fremap;
-130 interrupted.
+130 interrupted by Ctrl-C, 129 and 143 by SIGHUP and SIGTERM, which clean up as it does.
 """
 
+import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from emu.errors import KernelBug, Signal
-from emu.lab.errors import LabError
+from emu.lab.errors import LabError, Terminated
 from fsbackend.mount import MountError
 
 EXIT_FAILED = 1
@@ -76,7 +79,17 @@ def register_all() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and leave the process with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Not where the caller had it ignored, as nohup does.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _terminate)
+    # It warns that a home may not be written, or that its first start takes long: nothing to be done about.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     sys.exit(run(given or ["--help"]))
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    raise Terminated(number)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -87,14 +100,18 @@ def run(arguments: Sequence[str]) -> int:
         result = typer.main.get_command(app).main(
             list(arguments), prog_name="fremap", standalone_mode=False
         )
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        sys.stdout.flush()
+    except Terminated as error:
+        sys.stderr.write(f"fremap: ended by {signal.Signals(error.number).name}; cleaned up\n")
+        return 128 + error.number
     except BrokenPipeError:
-        # The reader of our output has left; Python would complain once more while it closes stdout.
+        # The reader has what it wanted, as head(1) does; Python would complain while it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
+        return 0
     except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a line
         return _report(error)
+    if result == EXIT_INTERRUPTED:  # what typer makes of KeyboardInterrupt
+        sys.stderr.write("fremap: interrupted; cleaned up\n")
     return result if isinstance(result, int) else 0
 
 
@@ -109,7 +126,7 @@ def _report(error: Exception) -> int:
         line = f"{line} (see {where} --help)"
         code = getattr(error, "exit_code", 2)
     elif isinstance(error, typer.Abort):
-        line, code = "interrupted", EXIT_INTERRUPTED
+        line, code = "interrupted; cleaned up", EXIT_INTERRUPTED
     elif isinstance(error, OSError) and error.strerror:
         line = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif isinstance(error, (LabError, MountError, Signal, OSError)):

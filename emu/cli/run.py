@@ -37,7 +37,7 @@ def _lab_parameters() -> list[inspect.Parameter]:
         option("format", str, "x86_64", "The page-table format."),
         option("ram", int | None, None, "RAM of the machine, such as 64M.", parser=read_size, metavar="SIZE"),
         option("caps", str, "disk", "Capabilities of the mount; with --on only for files that tell none."),
-        option("seed", int, 0, "Decides everything random."),
+        option("seed", int, 0, "Decides everything random.", min=0),
         option("out", Path | None, None, "The run directory; else runs/TIME-NAME.", metavar="DIR"),
         option("events", bool, False, "Record events too.", "--events"),
         option("json", bool, False, "Print the outcome as JSON.", "--json"),

@@ -36,7 +36,15 @@ def watch(
 
     Opens no file on the mounts but their own statistics, so it does not disturb what it shows. Ctrl-C ends it.
     """
-    observers = [Observer(path) for path in mountpoints]
+    found = [Observer(path) for path in mountpoints]
+    observers = list({observer.mountpoint: observer for observer in found}.values())
+    try:
+        _watch(observers, interval, once=once, as_json=as_json)
+    except KeyboardInterrupt:
+        return
+
+
+def _watch(observers: list[Observer], interval: float, *, once: bool, as_json: bool) -> None:
     before = [observer.sample() for observer in observers]
     time.sleep(_FIRST_LOOK_S if once else min(interval, _FIRST_LOOK_S))
     console = Console(highlight=False)
@@ -79,7 +87,7 @@ def _panels(observers: list[Observer], before: list[Sample], after: list[Sample]
 
 
 def record(
-    mountpoint: Annotated[Path, typer.Argument(help="A mount of fremap.")],
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", help="A mount of fremap.")],
     command: Annotated[
         list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="Record as long as this runs.")
     ] = None,
@@ -88,7 +96,7 @@ def record(
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run directory; else runs/TIME-record.")
     ] = None,
     interval: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="How often to look.")] = 0.1,
-    seconds: Annotated[float | None, typer.Option(metavar="SECONDS", help="End after this time.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="End after this time.")] = None,
 ) -> int:
     """Record a mount's samples into a run directory, while a command runs, or until Ctrl-C.
 

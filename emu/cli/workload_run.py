@@ -12,7 +12,7 @@ from rich.console import Console
 from emu.cli.progress import RichProgress
 from emu.cli.run import show_outcome
 from emu.errors import KernelBug, Signal
-from emu.lab.errors import LabError
+from emu.lab.errors import LabError, Terminated
 from emu.lab.ground import Ground, fuse_ground, given_ground, plain_ground, why_no_fuse
 from emu.lab.lab import Lab, LabOptions
 from emu.lab.rundir import RunDirectory
@@ -80,6 +80,9 @@ def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[st
         status = "done"
     except KeyboardInterrupt:
         status = "interrupted"
+        raise
+    except Terminated:
+        status = "terminated"
         raise
     except Exception as error:
         status = f"{type(error).__name__}: {error}"

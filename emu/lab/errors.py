@@ -7,3 +7,14 @@ class LabError(Exception):
 
 class BrokenExpectation(LabError):  # noqa: N818 - it says what broke, which is no error of the program
     """The experiment ran, and its outcome is not what it must be."""
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP came: all cleans up as after Ctrl-C, and what catches errors lets it pass.
+
+    `number` is the signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from emu.lab.errors import LabError
+from emu.lab.errors import LabError, Terminated
 from emu.lab.observe import FIELDS, Observer, Sample, as_record
 from emu.lab.rundir import RunDirectory
 
@@ -61,6 +61,9 @@ def record(
                     break
                 due_s = max(due_s + interval_s, time.monotonic())
                 _wait(child, due_s - time.monotonic())
+    except Terminated:
+        status = "terminated"
+        raise
     except KeyboardInterrupt:
         status = "interrupted"
     except LabError as error:

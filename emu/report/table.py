@@ -102,6 +102,10 @@ def compare_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def _pages(count: int | None) -> str:
+    return "1 page" if count == 1 else f"{count or 0:,} pages"
+
+
 def verdicts(rows: Sequence[Row]) -> list[tuple[bool, str]]:
     """Return for each thing worth saying whether it is as it must be, and a sentence."""
     said = [(False, f"{row.rmap} on {row.caps}, {row.format}: {row.broken}") for row in rows if row.broken]
@@ -111,7 +115,7 @@ def verdicts(rows: Sequence[Row]) -> list[tuple[bool, str]]:
     said += [
         (
             True,
-            f"{row.rmap} on {row.caps}, {row.format}: msync returned success and lost {row.lost_pages:,} pages",
+            f"{row.rmap} on {row.caps}, {row.format}: msync returned success and lost {_pages(row.lost_pages)}",
         )
         for row in losing
     ]

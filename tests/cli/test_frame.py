@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 import typer
 
 from emu.cli import frame
+from emu.cli.compare import _RMAPS
 from emu.errors import KernelBug
-from emu.lab.errors import LabError
+from emu.lab.errors import LabError, Terminated
+from emu.mm.rmap import STRATEGIES
 
 WHERE = "(FREMAP_TRACEBACK=1 shows where)"
 
@@ -54,6 +57,20 @@ def test_help_without_arguments_and_for_each_subcommand() -> None:
         (["compare", "--pages", "many"], "--pages"),
         (["compare", "--share", "2"], "share"),
         (["compare", "--ram", "much"], "64M"),
+        (["compare", "--ram", "1M"], "at least 128.0 MiB"),
+        (["compare", "--pages", "999999999999"], "fewer --pages"),
+        (["compare", "--seed", "-1"], "--seed"),
+        (["compare", "--matrix", "--pages", "8"], "leave --pages"),
+        (["run", "shuffle", "--seed", "-1"], "--seed"),
+        (["mount", "/s", "/m", "--dirty-bytes", "lots"], "--dirty-bytes"),
+        (["mount", "/s", "/m", "--dirty-bytes=-5"], "--dirty-bytes"),
+        (["mount", "/s", "/m", "--dirty-bytes", "1"], "at least 8.0 KiB"),
+        (["mount", "/s", "/m", "--expire", "nan"], "--expire"),
+        (["mount", "/s", "/m", "--dirty-ratio", "5", "--background-ratio", "5"], "must lie below"),
+        (["mount", "/s", "/m", "--dirty-ratio", "5", "--dirty-bytes", "1M"], "two ways"),
+        (["mount", "/s", "/m", "--caps", "disk,max_ratio=5", "--max-ratio", "6"], "max_ratio=5"),
+        (["mount", "/s", "/m", "--kernel-max-ratio", "500"], "--kernel-max-ratio"),
+        (["record", "/m", "--seconds", "-1"], "--seconds"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
@@ -89,7 +106,8 @@ def test_what_does_not_exist_is_one_line_that_names_what_does(arguments: list[st
         (OSError("only words"), 1, "fremap: only words\n"),
         (KernelBug("pfn=7"), 70, f"fremap: the emulated kernel broke an invariant: pfn=7 {WHERE}\n"),
         (ZeroDivisionError("oh"), 70, f"fremap: a bug in fremap: ZeroDivisionError: oh {WHERE}\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "fremap: interrupted; cleaned up\n"),
+        (Terminated(15), 143, "fremap: ended by SIGTERM; cleaned up\n"),
     ],
 )
 def test_every_error_is_one_line(
@@ -119,6 +137,24 @@ def test_the_exit_code_of_a_command_is_that_of_the_process(monkeypatch: pytest.M
     with pytest.raises(SystemExit) as stop:
         frame.main(["--"])
     assert stop.value.code == 3
+
+
+def test_help_lists_every_reverse_map() -> None:
+    assert set(_RMAPS) == set(STRATEGIES)
+
+
+def test_what_a_signal_ends_is_cleaned_up_and_says_so(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "emu.cli", "compare", "--pages", "65536", "--report", str(tmp_path / "out")]
+    environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment) as child:
+        until_s = time.monotonic() + 60
+        while not list(tmp_path.glob("fremap-*/**/late_store.dat")) and time.monotonic() < until_s:
+            time.sleep(0.05)
+        child.terminate()
+        assert child.stderr is not None
+        assert child.stderr.read().endswith(b"fremap: ended by SIGTERM; cleaned up\n")
+    assert child.returncode == 143
+    assert not list(tmp_path.glob("fremap-*"))
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
