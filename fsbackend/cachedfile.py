@@ -20,6 +20,9 @@ log = logging.getLogger("fremap")
 MAX_BATCH_BYTES = 4 << 20
 """Most that one writeback submission writes before it looks again (Linux: MAX_WRITEBACK_PAGES, 4 MiB)."""
 
+START_EARLY_BYTES = 1 << 20
+"""A stretch so long goes to the disk at once, while the next is copied, rather than at the barrier."""
+
 
 class CachedFile:
     """The bytes of a real file, with what was written and is not in it yet."""
@@ -242,8 +245,8 @@ class CachedFile:
                 io.pwrite_all(self.node, self._open_direct(), buffers, offset)
             return
         io.pwrite_all(self.node, self.fd, buffers, offset)
-        if pace:
-            io.sync_range(self.node, self.fd, offset, nbytes)
+        if pace or nbytes >= START_EARLY_BYTES:
+            io.sync_range(self.node, self.fd, offset, nbytes, wait=pace)
 
     def _open_direct(self) -> int:
         if self.direct_fd < 0:
