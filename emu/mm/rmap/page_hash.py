@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-SLAB: Final = 64
-_SLAB_SHIFT: Final = 6
+SLAB: Final = 16
+_SLAB_SHIFT: Final = 4
 _SLAB_MASK: Final = SLAB - 1
 NODE_NBYTES: Final = 20
 BUCKET_NBYTES: Final = 4
