@@ -30,5 +30,5 @@ class OutOfMemory(Signal):
     name = "SIGKILL"
 
 
-class KernelBug(AssertionError):
+class KernelBug(AssertionError):  # noqa: N818 - the kernel says BUG
     """An invariant of the emulated kernel does not hold (the kernel's BUG_ON), with the values."""
