@@ -26,6 +26,7 @@ def report(
     Runs of `fremap record`, `fremap run` and `fremap compare` can be reported, those that were cut short, too.
     """
     # Here, not at the top: matplotlib takes half a second to load, and --help needs none.
+    from emu.report.matrix_page import cells_from_json, render_matrix  # noqa: PLC0415 - see above
     from emu.report.page import render_page  # noqa: PLC0415 - see above
     from emu.report.pictures import save_pictures  # noqa: PLC0415 - see above
     from emu.report.run_page import write_run_page  # noqa: PLC0415 - see above
@@ -34,7 +35,16 @@ def report(
     loaded = [load_run(path) for path in runs]
     directory = loaded[0].path if out is None else out
     directory.mkdir(parents=True, exist_ok=True)
-    if loaded[0].name == "compare" and "runs" in loaded[0].counters:
+    special = next((run for run in loaded if "matrix" in run.counters or run.name == "answer"), None)
+    if special is not None and (len(loaded) > 1 or special.name == "answer"):
+        own = special.path / "index.html"
+        raise LabError(f"{special.path} is reported alone" + (f": its page is {own}" if own.is_file() else ""))
+    if special is not None:
+        page = directory / "index.html"
+        page.write_text(
+            render_matrix(cells_from_json(special.counters), special.manifest), encoding="utf-8"
+        )
+    elif loaded[0].name == "compare" and "runs" in loaded[0].counters:
         if len(loaded) > 1:
             raise LabError("a comparison is reported alone: give one run")
         rows = [Row(**values) for values in loaded[0].counters["runs"]]

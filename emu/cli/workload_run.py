@@ -42,16 +42,25 @@ def _as_dict(result: object, workload: Workload) -> dict[str, Any]:
 
 
 def _call(workload: Workload, lab: Lab, values: dict[str, Any]) -> object:
-    """Call the workload; an error of its own making becomes one line with the place in its file."""
+    """Call the workload; whatever it raises becomes one line with the place in its file."""
     try:
         return workload.function(lab, **values)
-    except (LabError, Signal, KernelBug, OSError):
+    except (LabError, KernelBug):
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if Path(frame.filename) == workload.path]
+        own = workload.path.resolve()
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == own]
         where = f"{workload.path}:{lines[-1]}" if lines else str(workload.path)
-        raise LabError(f"{where}: {type(error).__name__}: {error}") from error
+        raise LabError(f"{where}: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, Signal):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[str, Any]) -> int:
@@ -67,13 +76,16 @@ def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[st
     options.check()
     config = {"workload": str(workload.path), "parameters": values, **asdict(options), "on": lab_values["on"]}
     directory = RunDirectory(workload.name, lab_values["out"], config, options.seed)
-    status = "failed"
+    status, booted, refused = "failed", False, False
     try:
         with (
             _open_ground(lab_values["on"], options.caps) as ground,
             Lab(ground, options, RichProgress()) as lab,
         ):
-            outcome = _as_dict(_call(workload, lab, values), workload)
+            try:
+                outcome = _as_dict(_call(workload, lab, values), workload)
+            finally:
+                booted = lab.has_booted
             directory.save_counters(lab.counters() | {"outcome": outcome})
             if options.events:
                 lab.save_events(directory.path / "events.npy")
@@ -84,11 +96,19 @@ def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[st
     except Terminated:
         status = "terminated"
         raise
+    except LabError as error:
+        status = str(error)
+        # Refused in a clear line before anything happened: no record is worth keeping.
+        refused = not booted and error.__cause__ is None
+        raise
     except Exception as error:
         status = f"{type(error).__name__}: {error}"
         raise
     finally:
-        directory.finish(status)
+        if refused:
+            directory.discard()
+        else:
+            directory.finish(status)
     show_outcome(outcome, as_json=lab_values["json"], title=workload.name)
     Console(stderr=True, highlight=False, soft_wrap=True, style="dim").print(f"records: {directory.path}")
     return 0

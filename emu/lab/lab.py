@@ -82,6 +82,11 @@ class Lab:
         return self.ground.directory
 
     @property
+    def has_booted(self) -> bool:
+        """Whether the machine was booted: before that nothing can have happened that is worth a record."""
+        return self._machine is not None
+
+    @property
     def machine(self) -> Machine:
         """The machine, once it was booted."""
         if self._machine is None:
@@ -144,6 +149,8 @@ class Lab:
 
     def stamped_file(self, name: str, nr_pages: int, generation: int = 0) -> Path:
         """Make a file of `nr_pages` pages that carry their stamps; it is removed when the run ends."""
+        if nr_pages < 1:
+            raise LabError(f"{name} needs at least one page, not {nr_pages}")
         path = self._cleanup.enter_context(self.new_file(name))
         with self.progress.step(f"writing {name}", nr_pages) as advance, path.open("wb") as file:
             for first in range(0, nr_pages, _CHUNK_PAGES):

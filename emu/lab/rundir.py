@@ -7,6 +7,7 @@
 The manifest is written before the run and again after it, so a run that was killed says that it never ended.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -114,6 +115,12 @@ class RunDirectory:
 
     def _save_manifest(self) -> None:
         _write_json(self.path / "manifest.json", self.manifest)
+
+    def discard(self) -> None:
+        """Remove a run that never began; files that somebody else put there stay, and so does the directory."""
+        (self.path / "manifest.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def save_counters(self, counters: dict[str, Any]) -> None:
         """Write counters.json."""

@@ -1,8 +1,10 @@
 """One run, or several side by side, as one HTML file that needs no other."""
 
 import base64
+import contextlib
+import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from emu.report.runs import Run, totals
 from emu.report.table import ABSENT
 from emu.report.timeline import save_timeline
 from emu.units import format_size
+
+_UNSET: tuple[object, ...] = (None, "", [], {})
+_NAMES = {"interval_s": "interval, seconds", "record": "command", "mount": "mounted with"}
+_TIME_WORDS = ("seconds", "(s)", "_s", "_us", "_ms", "_ns", "per byte", "bandwidth")
 
 
 def _number(value: float | None) -> str:
@@ -33,6 +39,24 @@ def _change(before: float | None, after: float | None) -> str:
     return f"{(after - before) / before:+.1%}".replace("%", " %") if before else "from 0"
 
 
+def _text(value: object) -> str:
+    """Return a setting as people write it: JSON and lists become words."""
+    if isinstance(value, str) and value.startswith("{"):
+        with contextlib.suppress(json.JSONDecodeError):
+            value = json.loads(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items() if inner not in _UNSET)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def _is_time(name: str) -> bool:
+    return any(word in name for word in _TIME_WORDS)
+
+
 def _facts(run: Run) -> dict[str, Any]:
     machine, versions = run.manifest["machine"], run.manifest["versions"]
     facts = {
@@ -42,7 +66,11 @@ def _facts(run: Run) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "seed": run.manifest["seed"],
     }
-    facts |= {f"{name}": value for name, value in run.manifest["config"].items() if value not in (None, "", [])}
+    facts |= {
+        _NAMES.get(name, name.replace("_", " ")): shlex.join(value) if name == "record" else _text(value)
+        for name, value in run.manifest["config"].items()
+        if value not in _UNSET
+    }
     if "sampler_cpu_share" in run.manifest:
         facts["sampler"] = f"{run.manifest['samples']} samples, {run.manifest['sampler_cpu_share']:.2%} of a core"
     return facts
@@ -58,6 +86,12 @@ def _heading(run: Run, number: int, of: int) -> dict[str, Any]:
         "seconds": manifest["seconds"],
         "facts": _facts(run),
     }
+
+
+def _differing(facts: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names of facts that are not the same in all runs; a directory always differs."""
+    names = dict.fromkeys(name for each in facts for name in each)
+    return [name for name in names if name != "run" and len({str(each.get(name)) for each in facts}) > 1]
 
 
 def write_run_page(runs: Sequence[Run], directory: Path) -> Path:
@@ -81,16 +115,24 @@ def write_run_page(runs: Sequence[Run], directory: Path) -> Path:
         cells = [_amount(name, value) for value in values]
         if len(values) == 2:
             cells.append(_change(*values))
-        numbers.append({"name": name.removesuffix(" (bytes)"), "cells": cells})
+        differs = len(runs) > 1 and len(set(values)) > 1
+        numbers.append({"name": name.removesuffix(" (bytes)"), "cells": cells, "differs": differs})
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("emu.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    times = [line for line in numbers if _is_time(str(line["name"]))]
+    tables = [
+        ("Counts and amounts", [line for line in numbers if line not in times]),
+        ("Times, which depend on the computer and on what else it does", times),
+    ]
+    headings = [_heading(run, number, len(runs)) for number, run in enumerate(runs, 1)]
     page = directory / "index.html"
     page.write_text(
         environment.get_template("run.html.j2").render(
-            runs=[_heading(run, number, len(runs)) for number, run in enumerate(runs, 1)],
+            runs=headings,
+            differing=_differing([heading["facts"] for heading in headings]),
             pictures=rows,
-            numbers=numbers,
+            tables=[(title, lines) for title, lines in tables if lines],
         ),
         encoding="utf-8",
     )

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from emu.lab.matrix import Cell, Kind, cells_as_json
 from emu.lab.rows import Row
 from emu.lab.rundir import RunDirectory
+from emu.report.matrix_page import cells_from_json, render_matrix
 from emu.report.page import render_page
 from emu.report.pictures import DRAWINGS, save_pictures
 from emu.report.table import compare_table, verdicts, visits_per_call
@@ -89,3 +91,13 @@ def test_the_page_stands_alone_and_holds_the_rows_numbers(tmp_path: Path) -> Non
     assert "<b>" not in page
     for number in ("6,554", "65,536", "153.6 KiB"):
         assert number in page
+
+
+def test_the_matrix_becomes_a_page() -> None:
+    kind = Kind(accounted=True, shared=True, writable=True, nonlinear=True, mlocked=False)
+    cells = [Cell("none", kind, 64, 64, 64), Cell("scan", kind, 128, 0, 64)]
+    manifest = {"started": "today", "seed": 7, "config": {"ground": "<ground>"}}
+    assert cells_from_json(cells_as_json(cells)) == cells
+    page = render_matrix(cells, manifest)
+    for word in ("&lt;ground&gt;", "seed 7", "nonlinear", "128", "page_mkclean is called"):
+        assert word in page

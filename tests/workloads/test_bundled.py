@@ -115,3 +115,21 @@ def run_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], *arguments: str
     assert code == 0, captured.err
     outcome: dict[str, Any] = json.loads(captured.out)
     return outcome
+
+
+def test_a_parameter_that_cannot_be_leaves_a_line_and_no_run_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert frame.run(["run", "shuffle", "--pages", "0", "--on", str(tmp_path), "--out", str(out)]) == 1
+    assert "shuffle.dat needs at least one page, not 0" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_error_of_the_system_names_the_line_of_the_workload(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def mine(lab):\n    open('/no/such/file')\n", encoding="utf-8")
+    assert frame.run(["run", "mine.py", "--on", str(tmp_path), "--out", "out"]) == 1
+    assert "mine.py:2: /no/such/file: No such file" in capsys.readouterr().err
