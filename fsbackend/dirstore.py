@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,8 @@ class DirStore:
         except OSError as error:
             os.close(self.root_fd)
             raise OSError(errno.EBUSY, "the store is in use by another mount; unmount that first", path) from error
+        with contextlib.suppress(FileNotFoundError):  # of a daemon that was killed: that is no power cut
+            shutil.rmtree(RESERVED_NAME, dir_fd=self.root_fd)
         info = os.fstat(self.root_fd)
         self.root = DirNode(info.st_ino, stat.S_IFDIR, info.st_dev)
         self.root.dir_fd = self.root_fd

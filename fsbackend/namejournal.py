@@ -8,7 +8,6 @@ keeps a hidden link (`RESERVED_NAME`) until then. Owners, modes and times are no
 
 import contextlib
 import os
-import shutil
 import stat
 import threading
 from dataclasses import dataclass
@@ -53,8 +52,6 @@ class JournaledStore(DirStore):
         self._next_kept = 0
         self.changes: list[NameChange] = []
         self.kept: dict[tuple[int, int], list[bytes]] = {}
-        with contextlib.suppress(FileNotFoundError):  # a daemon was killed: that is no power cut
-            shutil.rmtree(RESERVED_NAME, dir_fd=self.root_fd)
         os.mkdir(RESERVED_NAME, 0o700, dir_fd=self.root_fd)
         self._kept_fd = os.open(RESERVED_NAME, _FOLLOW_NOT, dir_fd=self.root_fd)
         io.names = self

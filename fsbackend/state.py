@@ -12,6 +12,7 @@ import re
 import shutil
 import stat
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fsbackend.share import is_alive
 
 SUBTYPE = "fremap"
 _FSTYPE = f"fuse.{SUBTYPE}"
+LOGS_KEPT_S = 7 * 24 * 3600
 _LOUD = re.compile(r" (WARNING|ERROR|CRITICAL) |Traceback|fuse:")
 
 
@@ -87,7 +89,14 @@ def remove_scratch(base: str) -> None:
 
 
 def sweep() -> None:
-    """Remove what killed daemons left: their records, and the temporary mounts whose owners are gone, too."""
+    """Remove what killed daemons left: their records, and the temporary mounts whose owners are gone, too.
+
+    Logs in the state directory are kept for a week.
+    """
+    for path in state_dir().glob("*.log"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > LOGS_KEPT_S:
+                path.unlink()
     if not _state_path().is_dir():
         return
     table = {row[0] for row in mount_table() if row[1] == _FSTYPE}

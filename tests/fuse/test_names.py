@@ -99,6 +99,18 @@ def test_a_removed_open_file_has_no_links(mounted: TemporaryMount) -> None:
     assert os.listdir(mounted.path) == []
 
 
+def test_a_killed_daemon_undoes_no_names(mounted: TemporaryMount) -> None:
+    (mounted.path / "gone").write_bytes(b"x")
+    (mounted.path / "gone").unlink()
+    (mounted.path / "new").touch()
+    mounted.kill()
+    assert (mounted.store / ".fremap-journal").is_dir()
+    mounted.remount()
+    assert os.listdir(mounted.path) == ["new"]
+    mounted.umount()
+    assert os.listdir(mounted.store) == ["new"]
+
+
 def test_what_survives_is_a_prefix(mounted: TemporaryMount) -> None:
     root = mounted.path
     counts = set()
