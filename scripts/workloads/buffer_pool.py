@@ -32,6 +32,8 @@ def buffer_pool(
     """
     page_size = lab.page_size
     pool, window = int(pool_gib * GIB) // page_size, window_mib * MIB // page_size
+    if not 0 <= updates <= 1 or accesses < 1 or checkpoint_every < 1:
+        raise LabError("updates is a share from 0 to 1; there must be at least 1 access, and 1 to a checkpoint")
     if not 1 <= window < pool or not 1 <= hot_pages <= pool:
         raise LabError(f"window ({window} pages) and hot pages ({hot_pages}) must be smaller than the pool ({pool})")
     with lab.new_file("buffer_pool.dat") as path:

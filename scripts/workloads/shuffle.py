@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from emu.hw.mmu import AccessKind
-from emu.lab.errors import BrokenExpectation
+from emu.lab.errors import BrokenExpectation, LabError
 from emu.lab.lab import Lab
 from emu.lab.stamps import cyclic_permutation, first_words
 from emu.units import MIB
@@ -19,6 +19,8 @@ def shuffle(lab: Lab, *, pages: int = 16384, bulk: bool = False, writes: float =
     One page a call, or with `bulk` all at once. A share of `writes` of the pages is then stored into, so that
     the reverse map has something to do.
     """
+    if not 0 <= writes <= 1:
+        raise LabError(f"writes is a share from 0 to 1, not {writes}")
     path = lab.stamped_file("shuffle.dat", pages)
     nbytes = pages * lab.page_size
     machine = lab.boot(ram=nbytes + nbytes // 4 + 16 * MIB)

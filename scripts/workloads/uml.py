@@ -26,6 +26,8 @@ def uml(
     pages. The counts are checked through another guest's mapping at the end.
     """
     regions = space_pages // _REGION_PAGES
+    if guests < 1 or rounds < 1 or space_pages < 1:
+        raise LabError("uml needs at least 1 guest, 1 page of space and 1 round")
     if not regions or guests * space_pages > memory_pages:
         raise LabError(f"{guests} guests of {space_pages} pages (at least {_REGION_PAGES}) need as many memory pages")
     page_size = lab.page_size

@@ -13,6 +13,11 @@ from emu.units import MIB
 _REPORT_EVERY = 1000
 
 
+def _check_counts(updates: float, accesses: int, checkpoint_every: int) -> None:
+    if not 0 <= updates <= 1 or accesses < 1 or checkpoint_every < 1:
+        raise LabError("updates is a share from 0 to 1; there must be at least 1 access, and 1 to a checkpoint")
+
+
 def window(
     lab: Lab,
     *,
@@ -33,6 +38,7 @@ def window(
     """
     if not 1 <= window < pool:
         raise LabError(f"the window ({window} pages) must be smaller than the pool ({pool} pages)")
+    _check_counts(updates, accesses, checkpoint_every)
     if skew <= 1:
         raise LabError(f"the skew of a Zipf distribution lies above 1, not at {skew}")
     page_size = lab.page_size
