@@ -89,9 +89,10 @@ class PowerCutter:
         choice = Choice(survive)
         with self.gate.shut():
             self.io.dead = False
-            nodes = self._cut(choice)
-            store = self.fs.store
-            names = store.cut(choice) if isinstance(store, JournaledStore) else []
+            with self.fs.lock:  # the flusher may be closing files that are clean
+                nodes = self._cut(choice)
+                store = self.fs.store
+                names = store.cut(choice) if isinstance(store, JournaledStore) else []
             self.discarding = True
         try:
             self.invalidate(nodes, names)

@@ -171,7 +171,6 @@ def change_a_name(root: Path, chance: random.Random) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_any_cut_leaves_a_state_that_was(mounted: TemporaryMount, seed: int) -> None:
     root, chance = mounted.path, random.Random(seed)
-    nr_partly = 0
     for number in range(30):
         states = [tree(root)]
         for _ in range(chance.randint(1, 20)):
@@ -186,6 +185,4 @@ def test_any_cut_leaves_a_state_that_was(mounted: TemporaryMount, seed: int) -> 
         assert after in states
         if survive != f"{number}":
             assert after == states[0 if survive == "none" else -1]
-        nr_partly += after not in (states[0], states[-1])
         assert tree(root) == {name: data for name, data in tree(mounted.store).items() if name != ".fremap-journal"}
-    assert nr_partly > 0

@@ -182,6 +182,14 @@ def cut_many_times(mounted: TemporaryMount, nr_cuts: int, seed: int) -> None:
         os.close(fd)
 
 
+def test_a_cut_meets_files_that_are_being_closed(make_mount: MakeMount) -> None:
+    mounted = make_mount("disk", params=BUSY, power_cut=True)
+    for number in range(200):
+        for name in "abcdef":
+            (mounted.path / name).write_bytes(b"x" * 20_000)
+        mounted.power_cut(str(number))
+
+
 @pytest.mark.parametrize("params", [BUSY, LAZY], ids=["flushed", "cached"])
 def test_five_hundred_cuts(make_mount: MakeMount, params: DirtyParams) -> None:
     cut_many_times(make_mount("disk", params=params, power_cut=True), 500, 3)
