@@ -4,7 +4,7 @@ import fcntl
 import mmap as host_mmap
 import os
 
-from emu.mapping import MappedFile
+from emu.mapping_owner import MappedFile
 
 
 def apply_access(flags: int, prot: int, access: int) -> tuple[int, int]:

@@ -16,7 +16,9 @@ import operator
 import os
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, SupportsIndex, overload
+from typing import TYPE_CHECKING, Self, SupportsIndex, overload
+
+from emu.mapping_owner import MappedFile, MappingOwner
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -26,48 +28,6 @@ MS_SYNC = 4
 
 _SEARCH_NBYTES = 1 << 20
 """How much find and rfind load at a time: they stop faulting pages in once they have found."""
-
-
-class MappedFile(Protocol):
-    """The file behind a mapping, as far as Mapping.size() needs it."""
-
-    @property
-    def i_size(self) -> int:
-        """Its length in bytes, now."""
-
-
-class MappingOwner(Protocol):
-    """The process: what a Mapping asks of it. Every access goes through the MMU of that process's CPU."""
-
-    def load(self, vaddr: int, nbytes: int) -> bytes:
-        """Load bytes."""
-
-    def store(self, vaddr: int, data: "Buffer") -> None:
-        """Store bytes."""
-
-    def load_byte(self, vaddr: int) -> int:
-        """Load one byte."""
-
-    def store_byte(self, vaddr: int, value: int) -> None:
-        """Store one byte."""
-
-    def munmap(self, vaddr: int, nbytes: int) -> None:
-        """munmap(2)."""
-
-    def mremap(self, old_vaddr: int, old_nbytes: int, new_nbytes: int) -> int:
-        """mremap(2) with MREMAP_MAYMOVE; returns where the mapping is now."""
-
-    def msync(self, vaddr: int, nbytes: int, flags: int) -> None:
-        """msync(2)."""
-
-    def madvise(self, vaddr: int, nbytes: int, advice: int) -> None:
-        """madvise(2)."""
-
-    def remap_file_pages(self, vaddr: int, nbytes: int, prot: int, pgoff: int, flags: int) -> None:
-        """remap_file_pages(2)."""
-
-    def ftruncate(self, file: "Mapping", nbytes: int) -> None:
-        """ftruncate(2) on the file behind a mapping."""
 
 
 class Mapping:
