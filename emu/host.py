@@ -128,7 +128,13 @@ class HostProcess:
         """mmap(2) itself: returns the address; a file may be mapped beyond its end."""
         if flags & host_mmap.MAP_ANONYMOUS or fileno == -1:
             return self._mmap(vaddr, nbytes, prot, flags, -1, offset)
-        fd = _open(fileno, prot, flags)
+        try:
+            fd = _open(fileno, prot, flags)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            # The kernel may find something else wrong first.
+            return self._mmap(vaddr, nbytes, prot, flags, -1, offset)
         try:
             return self._mmap(vaddr, nbytes, prot, flags, fd, offset)
         finally:

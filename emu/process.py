@@ -115,12 +115,12 @@ class Process:
     ) -> int:
         """mmap(2) itself: returns the address; a file may be mapped beyond its end."""
         self._alive()
+        if offset & (self.page_size - 1):
+            raise OSError(errno.EINVAL, f"the offset {offset} is not a multiple of the page size {self.page_size}")
         inode: Inode | None = None
         may = True
         if not flags & mm_mmap.MAP_ANONYMOUS:
             inode, may = self._open(fileno, writable=bool(prot & host_mmap.PROT_WRITE and flags & mm_mmap.MAP_SHARED))
-        if offset & (self.page_size - 1):
-            raise OSError(errno.EINVAL, f"the offset {offset} is not a multiple of the page size {self.page_size}")
         return self._do_mmap(vaddr, nbytes, prot, flags, inode, offset, writable=may)
 
     def _do_mmap(

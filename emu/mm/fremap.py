@@ -16,7 +16,7 @@ from emu.mm.kernel import Kernel
 from emu.mm.mapcount import page_add_file_rmap, page_remove_rmap, zap_rmap_many
 from emu.mm.memory import flush_tlb_vaddrs, pte_flags, pte_pfns, transfer_dirty_bits
 from emu.mm.mlock import munlock_page
-from emu.mm.mmap import MAP_NONBLOCK
+from emu.mm.mmap import MAP_NONBLOCK, WORD
 from emu.mm.page_alloc import put_page
 from emu.mm.remap_vmas import remap_with_vmas
 from emu.mm.vma_ops import i_mmap_insert, i_mmap_remove
@@ -44,8 +44,8 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
     start &= -k.page_size
     nbytes &= -k.page_size
     nr_pages = nbytes >> k.page_shift
-    if nr_pages <= 0 or start < 0 or pgoff < 0:
-        raise OSError(errno.EINVAL, "remap_file_pages needs at least one whole page, and no negative numbers")
+    if nr_pages <= 0 or start < 0 or not 0 <= pgoff < WORD - nr_pages:
+        raise OSError(errno.EINVAL, "remap_file_pages needs at least one whole page, and numbers that do not wrap")
     mm.mmap_sem.down_read()
     try:
         vma = _find_vma_to_remap(k, mm, start)

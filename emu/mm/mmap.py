@@ -39,7 +39,7 @@ MAP_NONBLOCK = 0x10000
 MAP_FIXED_NOREPLACE = 0x100000
 MAP_SHARED_VALIDATE = 3
 _MAP_TYPE = 0xF
-_MAP_KNOWN = 0x1FF953 | MAP_SHARED_VALIDATE
+_MAP_KNOWN = 0x7F9F3
 """LEGACY_MAP_MASK of Linux v6.12 include/linux/mman.h on x86."""
 
 WORD = 1 << 64
@@ -88,8 +88,10 @@ def do_mmap(
     outside user space), EACCES (shared writable mapping of a file that is not open for writing), EEXIST
     (MAP_FIXED_NOREPLACE), EOVERFLOW.
     """
-    nbytes = _check_mmap(k, mm, nbytes, inode, pgoff)
+    nbytes = _check_mmap(k, mm, nbytes, pgoff)
     vaddr = get_unmapped_area(k, mm, vaddr, nbytes, flags)
+    if inode is not None and pgoff > (MAX_LFS_FILESIZE - nbytes) >> k.page_shift:
+        raise OSError(errno.EOVERFLOW, "no file is that long")
     shared = _is_shared(flags, inode)
     vm_flags = prot_to_flags(prot) | mm.def_flags | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
     if flags & MAP_LOCKED:
@@ -113,19 +115,17 @@ def do_mmap(
     return vaddr
 
 
-def _check_mmap(k: Kernel, mm: Mm, nbytes: int, inode: Inode | None, pgoff: int) -> int:
+def _check_mmap(k: Kernel, mm: Mm, nbytes: int, pgoff: int) -> int:
     """Refuse what no mmap takes; return the length in whole pages."""
     if not nbytes:
         raise OSError(errno.EINVAL, "a mapping needs a length")
     nbytes = align_word(k, nbytes)
     if not nbytes:
         raise OSError(errno.ENOMEM, "the mapping is larger than the address space")
-    if pgoff < 0 or pgoff + (nbytes >> k.page_shift) > WORD >> k.page_shift:
+    if pgoff < 0 or pgoff + (nbytes >> k.page_shift) >= WORD:
         raise OSError(errno.EOVERFLOW, "the file offset is out of range")
     if mm.map_count > k.options.max_map_count:
         raise OSError(errno.ENOMEM, f"the process has max_map_count ({k.options.max_map_count}) mappings already")
-    if inode is not None and pgoff > (MAX_LFS_FILESIZE - nbytes) >> k.page_shift:
-        raise OSError(errno.EOVERFLOW, "no file is that long")
     return nbytes
 
 

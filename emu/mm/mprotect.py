@@ -69,7 +69,9 @@ def change_protection(k: Kernel, vma: VmArea) -> None:
     vaddrs, ptes = mm.pt.entries(vma.start, vma.end)
     present, dirty = pte_flags(k, ptes)
     vaddrs, ptes, dirty = vaddrs[present], ptes[present], dirty[present]
-    read, write, execute = (bool(vma.flags & bit) for bit in (VM_READ, VM_WRITE, VM_EXEC))
+    write, execute = bool(vma.flags & VM_WRITE), bool(vma.flags & VM_EXEC)
+    # Whatever may be written or executed may be read, too (protection_map); else its PTE would be PROT_NONE.
+    read = bool(vma.flags & (VM_READ | VM_WRITE | VM_EXEC))
     shared = bool(vma.flags & VM_SHARED)
     news = np.empty_like(ptes)
     for place, (pte, pte_dirty) in enumerate(zip(ptes.tolist(), dirty.tolist(), strict=True)):

@@ -15,7 +15,7 @@ import numpy as np
 from emu.errors import BusError, OutOfMemory
 from emu.mm.kernel import Kernel
 from emu.mm.memory import flush_tlb_vaddrs, pte_flags
-from emu.mm.mmap import align_word, do_munmap, get_unmapped_area
+from emu.mm.mmap import WORD, align_word, do_munmap, get_unmapped_area
 from emu.mm.syscalls import make_pages_present
 from emu.mm.vma_ops import isolate, merge_around, new_vma, vma_link
 from emu.mm_types.mm import Mm
@@ -41,7 +41,7 @@ def do_mremap(
     if not old_nbytes and not vma.flags & VM_MAYSHARE:
         raise OSError(errno.EINVAL, "mremap of length 0 duplicates shared mappings only")
     if fixed:
-        _find_vma(mm, vaddr, old_nbytes)
+        _find_vma(mm, vaddr, min(old_nbytes, new_nbytes))
         do_munmap(k, mm, new_vaddr, new_nbytes)
     if old_nbytes > new_nbytes:
         do_munmap(k, mm, vaddr + new_nbytes, old_nbytes - new_nbytes)
@@ -72,7 +72,7 @@ def _check_arguments(
         return
     if new_vaddr & (k.page_size - 1) or not 0 <= new_vaddr <= mm.task_size - new_nbytes:
         raise OSError(errno.EINVAL, f"mremap cannot move to {new_vaddr:#x}")
-    if new_vaddr < vaddr + old_nbytes and vaddr < new_vaddr + new_nbytes:
+    if new_vaddr < (vaddr + old_nbytes) % WORD and vaddr < new_vaddr + new_nbytes:
         raise OSError(errno.EINVAL, "the old and the new range of mremap overlap")
 
 

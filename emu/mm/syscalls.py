@@ -25,6 +25,7 @@ from emu.mm_types.mm import Mm
 from emu.mm_types.vma import (
     VM_EXEC,
     VM_LOCKED,
+    VM_MAYWRITE,
     VM_NONLINEAR,
     VM_RAND_READ,
     VM_READ,
@@ -91,15 +92,18 @@ def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool) -> None:
         merge_around(k, mm, vma)
     if lock:
         try:
-            make_pages_present(k, mm, start, end)
+            make_pages_present(k, mm, start, end, strict=True)
         except (BusError, OutOfMemory) as error:
             raise OSError(errno.EAGAIN if isinstance(error, OutOfMemory) else errno.ENOMEM, str(error)) from None
     if holes:
         raise OSError(errno.ENOMEM, f"nothing is mapped at {holes[0]:#x}")
 
 
-def make_pages_present(k: Kernel, mm: Mm, start: int, end: int) -> None:
-    """Fault a range in for reading (private writable memory for writing), and mark locked pages."""
+def make_pages_present(k: Kernel, mm: Mm, start: int, end: int, *, strict: bool = False) -> None:
+    """Fault a range in for reading (private writable memory for writing), and mark locked pages.
+
+    Memory without any access is passed over, or, if `strict`, an OSError: ENOMEM, as mlock says.
+    """
     place = start
     while place < end:
         vma = mm.vmas.find(place)
@@ -107,6 +111,8 @@ def make_pages_present(k: Kernel, mm: Mm, start: int, end: int) -> None:
             return
         upto = min(vma.end, end)
         accessible = vma.flags & (VM_READ | VM_WRITE | VM_EXEC)
+        if strict and not accessible:
+            raise OSError(errno.ENOMEM, f"the memory at {place:#x} allows no access")
         write = vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE
         while place < upto and accessible:
             pte = mm.pt.get(place)
@@ -195,8 +201,9 @@ def _madvise_remove(k: Kernel, vma: VmArea, start: int, end: int) -> None:
     """Punch a hole into the file, where a linear, shared, writable VMA shows it (madvise_remove)."""
     if vma.flags & (VM_LOCKED | VM_NONLINEAR) or vma.mapping is None:
         raise OSError(errno.EINVAL, f"MADV_REMOVE takes linear file mappings that are not locked, not {vma!r}")
-    if vma.flags & (VM_SHARED | VM_WRITE) != VM_SHARED | VM_WRITE:
-        raise OSError(errno.EACCES, "MADV_REMOVE takes shared writable mappings")
+    # That it might be made writable is enough (v6.12 mm/madvise.c: madvise_remove(); v2.6.20 asked for VM_WRITE).
+    if vma.flags & (VM_SHARED | VM_MAYWRITE) != VM_SHARED | VM_MAYWRITE:
+        raise OSError(errno.EACCES, "MADV_REMOVE takes shared mappings of files open for writing")
     inode = vma.mapping.host
     assert isinstance(inode, Inode)
     truncate_range(k, inode, vma.linear_pgoff(start), vma.linear_pgoff(end))

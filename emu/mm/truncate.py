@@ -107,12 +107,13 @@ def truncate_range(k: Kernel, inode: Inode, first: int, stop: int) -> None:
     """Punch a hole: drop the pages [first, stop) of a file and free their blocks; the length stays.
 
     What madvise(MADV_REMOVE) does. Errors: EINVAL (no host file, not writable), EOPNOTSUPP from hosts without holes.
-    Source: Linux v2.6.20 mm/memory.c: vmtruncate_range().
+    Private copies stay, which v2.6.20 dropped.
+    Source: Linux v2.6.20 mm/memory.c: vmtruncate_range(); v3.5 mm/truncate.c: truncate_pagecache_range().
     """
     if not inode.writable:
         raise OSError(errno.EINVAL, f"{inode.name} is not open for writing")
     mapping = inode.mapping
-    unmap_mapping_range(k, mapping, first, stop, even_cows=True)
+    unmap_mapping_range(k, mapping, first, stop, even_cows=False)
     k.preempt_point("truncate:unmapped")
     truncate_inode_pages(k, mapping, first, stop)
     if not inode.anonymous:
