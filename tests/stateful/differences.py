@@ -1,0 +1,86 @@
+"""Where Linux 6.x behaves otherwise than the emulated kernel on purpose: the one table, and what it excuses.
+
+Each entry has a test in test_differences.py which shows that the two do differ so. Only what an entry excuses is left
+out of the comparison, by the function or the arguments that it names.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What differs, where Linux has it, and how the random calls make room for it."""
+
+    emulated: str
+    host: str
+    source: str
+    excused_by: str
+
+
+DIFFERENCES = {
+    "anon_vma": Difference(
+        "private mappings merge whatever was written to them",
+        "they stay apart where their written pages have different anon_vmas, or were moved by mremap",
+        "Linux v6.12 mm/vma.c: is_mergeable_anon_vma()",
+        "merge_private(): neighbours are merged on both sides before they are compared",
+    ),
+    "fork_zero_pages": Difference(
+        "fork copies the PTEs of private memory that was only read, too",
+        "it leaves them to the child's faults where the mapping has no anon_vma",
+        "Linux v2.6.20 mm/memory.c: copy_page_range()",
+        "Differential.mincore(): only the first process compares what it says",
+    ),
+    "mlock_hole": Difference(
+        "mlock up to a hole (ENOMEM) brings the pages before it into memory",
+        "it marks them, but brings none in",
+        "Linux v2.6.20 mm/mlock.c: mlock_fixup(); v6.12 mm/mlock.c: do_mlock()",
+        "Differential.mlock(): after ENOMEM every page is loaded on both, so that mincore agrees again",
+    ),
+    "mremap_many": Difference(
+        "mremap moves one mapping: EFAULT for a range of several",
+        "a move without a change of length takes a range of several mappings, with holes",
+        "Linux v6.17 mm/mremap.c: remap_move()",
+        "Differential.mremap(): such a move of more than one mapping is not made",
+    ),
+    "mremap_wrap": Difference(
+        "a move whose old range wraps is EINVAL where the wrapped ranges overlap",
+        "EFAULT for some of these: which check comes first has changed between releases",
+        "Linux v6.17 mm/mremap.c: check_mremap_params(), check_prep_vma()",
+        "Differential.mremap(): MREMAP_FIXED is not given with an old length that wraps",
+    ),
+    "munlockall": Difference(
+        "munlockall merges what it makes alike",
+        "neighbours stay apart until something else changes them (seen on Linux 6.18)",
+        "Linux v6.12 mm/mlock.c: apply_mlockall_flags()",
+        "munlockall is not among the random calls",
+    ),
+    "tail": Difference(
+        "what is stored behind the end of the file stays in its last page until that changes its length",
+        "each writeback of a disk filesystem zeroes it, whenever that comes; tmpfs never does",
+        "Linux v6.12 fs/buffer.c: block_write_full_folio()",
+        "within_file(): bytes of a file's last page behind its end are not compared",
+    ),
+}
+
+
+Vma = tuple[int, int, int, bool, int, str]
+
+
+def merge_private(vmas: list[Vma]) -> list[Vma]:
+    """Merge private neighbours that continue each other (anon_vma); shared ones are left as they are."""
+    merged: list[Vma] = []
+    for vma in vmas:
+        if merged and not vma[3]:
+            start, end, prot, shared, pgoff, file = merged[-1]
+            continues = not file or pgoff + (end - start) // 4096 == vma[4]
+            if (end, prot, shared, file) == (vma[0], vma[2], vma[3], vma[5]) and continues:
+                merged[-1] = (start, vma[1], prot, shared, pgoff, file)
+                continue
+        merged.append(vma)
+    return merged
+
+
+def within_file(page: bytes | None, pgoff: int, file_nbytes: int) -> bytes | None:
+    """Cut off what lies behind the end of the file (tail); pages beyond it are left as they are."""
+    left = file_nbytes - pgoff * 4096
+    return page[:left] if page is not None and 0 < left < 4096 else page

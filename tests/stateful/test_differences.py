@@ -1,0 +1,124 @@
+"""Each entry of the table of differences: the two do differ, and so."""
+
+import errno
+import mmap
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from emu.host import HostProcess
+from emu.machine import Machine
+from emu.process import Process
+from tests.stateful.differences import DIFFERENCES, merge_private, within_file
+
+PAGE = 4096
+BASE = 1 << 37
+RW = mmap.PROT_READ | mmap.PROT_WRITE
+ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10
+SHARED = mmap.MAP_SHARED | 0x10
+
+
+@pytest.fixture
+def host() -> Iterator[HostProcess]:
+    with HostProcess() as process:
+        yield process
+
+
+@pytest.fixture
+def emulated() -> Iterator[Process]:
+    with Machine(ram=256 * PAGE, rmap="linear_vmas") as machine:
+        yield machine.spawn()
+
+
+def nr_vmas(process: Process | HostProcess) -> int:
+    return len([vma for vma in process.vmas if BASE <= vma.start < BASE + 64 * PAGE])
+
+
+def test_every_entry_has_its_test() -> None:
+    tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert set(DIFFERENCES) <= tests
+
+
+def test_anon_vma(host: HostProcess, emulated: Process) -> None:
+    for process in (host, emulated):
+        for page in (0, 8):
+            process.sys_mmap(BASE + page * PAGE, PAGE, RW, ANON, -1, 0)
+            process.store(BASE + page * PAGE, b"x")
+        process.mremap(BASE + 8 * PAGE, PAGE, PAGE, 3, BASE + PAGE)
+    assert (nr_vmas(host), nr_vmas(emulated)) == (2, 1)
+
+
+def test_fork_zero_pages(host: HostProcess, emulated: Process) -> None:
+    for process, present in ((host, b"\0"), (emulated, b"\1")):
+        process.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
+        process.load(BASE, 1)
+        child = process.fork()
+        assert child.mincore(BASE, PAGE) == present
+        child.exit()
+
+
+def test_mlock_hole(host: HostProcess, emulated: Process) -> None:
+    for process, present in ((host, b"\0"), (emulated, b"\1")):
+        process.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
+        with pytest.raises(OSError, match=r".") as caught:
+            process.mlock(BASE, 2 * PAGE)
+        assert caught.value.errno == errno.ENOMEM
+        assert process.mincore(BASE, PAGE) == present
+
+
+def test_mremap_many(host: HostProcess, emulated: Process) -> None:
+    for process in (host, emulated):
+        process.sys_mmap(BASE, 2 * PAGE, RW, ANON, -1, 0)
+        process.mprotect(BASE, PAGE, mmap.PROT_READ)
+    with pytest.raises(OSError, match="not one mapping"):
+        emulated.mremap(BASE, 2 * PAGE, 2 * PAGE, 3, BASE + 8 * PAGE)
+    if tuple(int(part) for part in platform.release().split(".")[:2]) < (6, 17):
+        pytest.skip("this kernel is older than Linux 6.17")
+    assert host.mremap(BASE, 2 * PAGE, 2 * PAGE, 3, BASE + 8 * PAGE) == BASE + 8 * PAGE
+
+
+def test_munlockall(host: HostProcess, emulated: Process) -> None:
+    for process in (host, emulated):
+        process.sys_mmap(BASE, 2 * PAGE, RW, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x10, -1, 0)
+        process.mlock(BASE, PAGE)
+        process.munlockall()
+    assert nr_vmas(emulated) == 1
+    # Whether they merge is the release's choice; what they show is not.
+    assert nr_vmas(host) in {1, 2}
+    assert host.load(BASE, 2 * PAGE) == emulated.load(BASE, 2 * PAGE)
+
+
+def test_mremap_wrap(host: HostProcess, emulated: Process) -> None:
+    """Both refuse; only the errno is open."""
+    for process in (host, emulated):
+        process.sys_mmap(BASE + 2 * PAGE, PAGE, RW, ANON, -1, 0)
+        with pytest.raises(OSError, match=r".") as caught:
+            process.mremap(BASE + 2 * PAGE, (1 << 64) - PAGE, 8 * PAGE, 3, BASE)
+        assert caught.value.errno in {errno.EINVAL, errno.EFAULT}
+
+
+def test_tail(host: HostProcess, emulated: Process, tmp_path: Path) -> None:
+    for process in (host, emulated):
+        path = tmp_path / str(id(process))
+        path.write_bytes(b"A" * 100)
+        process.sys_mmap(BASE, PAGE, RW, SHARED, path, 0)
+        process.store(BASE, b"B" * 200)
+        process.msync(BASE, PAGE, 4)
+        assert path.read_bytes() == b"B" * 100
+        assert process.load(BASE, 100) == b"B" * 100
+    assert emulated.load(BASE + 100, 100) == b"B" * 100
+    assert host.load(BASE + 100, 100) in {bytes(100), b"B" * 100}
+
+
+def test_the_excuses_excuse_no_more() -> None:
+    low, high = (0, PAGE, 3, False, 0, ""), (PAGE, 2 * PAGE, 3, False, 0, "")
+    assert merge_private([low, high]) == [(0, 2 * PAGE, 3, False, 0, "")]
+    shared = [(0, PAGE, 3, True, 0, "0"), (PAGE, 2 * PAGE, 3, True, 1, "0")]
+    assert merge_private(shared) == shared
+    apart = [low, (PAGE, 2 * PAGE, 1, False, 0, "")]
+    assert merge_private(apart) == apart
+    page = bytes(100) + b"x" * 3996
+    assert within_file(page, 2, 2 * PAGE + 100) == bytes(100)
+    assert within_file(page, 1, 2 * PAGE + 100) == page

@@ -1,0 +1,288 @@
+"""Random system calls and accesses to the emulated machine and to the kernel underneath: they must not differ."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from emu.mm.mmap import MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE
+from tests.stateful.twins import ARENA_PAGES, BASE, END, PAGE, RW, TwinMachines, Twins
+
+_WRAP = (1 << 64) - PAGE
+_BEYOND = 1 << 47
+
+index = st.integers(0, 1 << 16)
+places = st.tuples(
+    st.sampled_from(("mapped",) * 7 + ("any",) * 4 + ("unaligned", "beyond", "wrap", "below")), index
+)
+lengths = st.one_of(
+    st.integers(1, 8).map(lambda pages: pages * PAGE),
+    st.integers(1, 8).map(lambda pages: pages * PAGE),
+    st.sampled_from((0, 1, PAGE - 1, PAGE + 1, 3 * PAGE + 8, _WRAP, (1 << 64) - 1)),
+)
+prots = st.sampled_from((RW, RW, RW, 1, 1, 0, 2, 3, 7, 5, 8, 16, 1 << 20))
+kinds = st.sampled_from((1, 1, 1, 2, 2, 0x21, 0x22, 0x22, 3, 0, 0x20))
+pgoffs = st.one_of(st.integers(0, 14), st.integers(0, 14), st.sampled_from((1 << 52, (1 << 52) - 1, (1 << 64) - 1)))
+data = st.binary(min_size=1, max_size=16)
+
+
+class Differential(RuleBasedStateMachine):
+    """Each rule does one thing to both."""
+
+    directory: Path
+    nr_steps = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twins = TwinMachines(self.directory)
+        self.watch = True
+
+    @initialize(watch=st.booleans())
+    def begin(self, watch: bool) -> None:
+        # Looking at every page after every step faults them all in, which hides what happens to absent ones.
+        self.watch = watch
+        for first, kind, fd in ((0, 1, 0), (8, 2, 0), (14, 0x22, -1), (20, 0x21, -1)):
+            self.map(0, ("any", first), 6 * PAGE, RW, kind, MAP_FIXED, fd, 0)
+
+    def pair(self, who: int) -> Twins:
+        return self.twins.pairs[who % len(self.twins.pairs)]
+
+    def vaddr(self, pair: Twins, place: tuple[str, int]) -> int:
+        how, which = place
+        anywhere = BASE + which % ARENA_PAGES * PAGE
+        if how == "mapped":
+            mapped = self.twins.mapped(pair)
+            return mapped[which % len(mapped)] if mapped else anywhere
+        others = {"unaligned": anywhere + 1 + which % 4094, "beyond": _BEYOND, "wrap": _WRAP, "below": BASE - 16 * PAGE}
+        return others.get(how, anywhere)
+
+    # Mapping
+
+    @rule(
+        who=index,
+        place=places,
+        nbytes=lengths,
+        prot=prots,
+        kind=kinds,
+        flags=st.sampled_from((MAP_FIXED,) * 8 + (0, MAP_FIXED_NOREPLACE, MAP_FIXED | MAP_POPULATE))
+        | st.sampled_from((MAP_FIXED | MAP_LOCKED, MAP_FIXED | MAP_POPULATE | MAP_NONBLOCK)),
+        fd=st.sampled_from((0, 0, 0, 1, 2, 3, -1)),
+        pgoff=pgoffs,
+    )
+    def map(
+        self, who: int, place: tuple[str, int], nbytes: int, prot: int, kind: int, flags: int, fd: int, pgoff: int
+    ) -> None:
+        pair = self.pair(who)
+        vaddr = self.vaddr(pair, place)
+        if BASE <= vaddr < END:
+            nbytes = nbytes if nbytes > ARENA_PAGES * PAGE else min(nbytes, END - (vaddr & -PAGE))
+        offset = (pgoff * PAGE + (prot == 5)) & (1 << 63) - 1
+        self.twins.both_mapping(
+            pair,
+            nbytes,
+            lambda process, fds: process.sys_mmap(
+                vaddr, nbytes, prot, kind | flags, -1 if fd < 0 else fds[fd], offset
+            ),
+        )
+
+    @rule(who=index, place=places, nbytes=lengths)
+    def munmap(self, who: int, place: tuple[str, int], nbytes: int) -> None:
+        pair = self.pair(who)
+        vaddr = self.vaddr(pair, place)
+        self.twins.both(pair, lambda process, _fds: process.munmap(vaddr, nbytes))
+
+    @rule(
+        who=index,
+        place=places,
+        old_nbytes=lengths,
+        new_nbytes=lengths,
+        flags=st.sampled_from((0, 1, 1, 3, 3, 3, 2, 8)),
+        onto=places,
+    )
+    def mremap(
+        self, who: int, place: tuple[str, int], old_nbytes: int, new_nbytes: int, flags: int, onto: tuple[str, int]
+    ) -> None:
+        pair = self.pair(who)
+        vaddr, new_vaddr = self.vaddr(pair, place), self.vaddr(pair, onto)
+        if BASE <= new_vaddr < END and new_nbytes <= ARENA_PAGES * PAGE:
+            new_nbytes = min(new_nbytes, END - (new_vaddr & -PAGE))
+        if not flags & 2 and BASE <= vaddr < END and new_nbytes <= ARENA_PAGES * PAGE:
+            new_nbytes = min(new_nbytes, END - (vaddr & -PAGE))
+        if flags & 2 and old_nbytes >= _WRAP:
+            old_nbytes = PAGE
+        if self.twins.moves_many(pair, vaddr, old_nbytes, new_nbytes, fixed=bool(flags & 2)):
+            return
+        self.twins.both_mapping(
+            pair,
+            new_nbytes,
+            lambda process, _fds: process.mremap(vaddr, old_nbytes, new_nbytes, flags, new_vaddr),
+        )
+
+    @rule(who=index, place=places, nbytes=lengths, prot=prots)
+    def mprotect(self, who: int, place: tuple[str, int], nbytes: int, prot: int) -> None:
+        pair = self.pair(who)
+        vaddr = self.vaddr(pair, place)
+        self.twins.both(pair, lambda process, _fds: process.mprotect(vaddr, nbytes, prot))
+
+    @rule(
+        who=index,
+        place=places,
+        nbytes=lengths,
+        prot=st.sampled_from((0, 0, 0, 0, 1, 8)),
+        pgoff=pgoffs,
+        flags=st.sampled_from((0, 0, MAP_NONBLOCK, 1 << 40)),
+    )
+    def remap_file_pages(
+        self, who: int, place: tuple[str, int], nbytes: int, prot: int, pgoff: int, flags: int
+    ) -> None:
+        pair = self.pair(who)
+        vaddr = self.vaddr(pair, place)
+        self.twins.both(pair, lambda process, _fds: process.remap_file_pages(vaddr, nbytes, prot, pgoff, flags))
+
+    @rule(who=index, place=places, nbytes=lengths, lock=st.booleans())
+    def mlock(self, who: int, place: tuple[str, int], nbytes: int, lock: bool) -> None:
+        pair = self.pair(who)
+        vaddr = self.vaddr(pair, place)
+        ended = self.twins.both(
+            pair, lambda process, _fds: process.mlock(vaddr, nbytes) if lock else process.munlock(vaddr, nbytes)
+        )
+        if lock and ended == ("errno", "ENOMEM"):
+            self.twins.compare(pages=True)
+
+    @rule(who=index, place=places, nbytes=lengths, advice=st.sampled_from((0, 1, 2, 3, 4, 4, 4, 9, 9, 5, 99, -1)))
+    def madvise(self, who: int, place: tuple[str, int], nbytes: int, advice: int) -> None:
+        pair = self.pair(who)
+        vaddr = self.vaddr(pair, place)
+        self.twins.both(pair, lambda process, _fds: process.madvise(vaddr, nbytes, advice))
+
+    @rule(who=index, place=places, nbytes=lengths)
+    def mincore(self, who: int, place: tuple[str, int], nbytes: int) -> None:
+        pair = self.pair(who)
+        vaddr = self.vaddr(pair, place)
+        # What the page cache holds is each machine's own business; anonymous memory is there or not.
+        end = vaddr + nbytes
+        vmas = self.twins.vmas_host(pair) if pair is self.twins.pairs[0] else []
+        anonymous = any(vma[0] <= vaddr and end <= vma[1] and not vma[5] for vma in vmas)
+        self.twins.both(
+            pair,
+            lambda process, _fds: (
+                process.mincore(vaddr, nbytes) if anonymous else len(process.mincore(vaddr, nbytes))
+            ),
+        )
+
+    # Accesses, files, processes
+
+    @rule(who=index, place=places, at=st.sampled_from((0, 8, 1236, 4084, 4095)), data=data)
+    def store(self, who: int, place: tuple[str, int], at: int, data: bytes) -> None:
+        pair = self.pair(who)
+        vaddr = self.vaddr(pair, place) + at
+        if vaddr < _BEYOND - 2 * PAGE:
+            self.twins.both(pair, lambda process, _fds: process.store(vaddr, data))
+
+    @rule(who=index, place=places, at=st.sampled_from((0, 1236, 4090)), nbytes=st.sampled_from((1, 8, PAGE)))
+    def load(self, who: int, place: tuple[str, int], at: int, nbytes: int) -> None:
+        pair = self.pair(who)
+        vaddr = self.vaddr(pair, place) + at
+        if vaddr < _BEYOND - 2 * PAGE:
+            tail = self.twins.ends_in(pair, vaddr, nbytes)
+            self.twins.both(
+                pair, lambda process, _fds: len(process.load(vaddr, nbytes)) if tail else process.load(vaddr, nbytes)
+            )
+
+    @rule(who=index, place=places, nbytes=lengths, flags=st.sampled_from((4, 4, 4, 1, 2, 6, 0, 5, 8, 3)))
+    def msync(self, who: int, place: tuple[str, int], nbytes: int, flags: int) -> None:
+        pair = self.pair(who)
+        vaddr = self.vaddr(pair, place)
+        ended = self.twins.both(pair, lambda process, _fds: process.msync(vaddr, nbytes, flags))
+        if ended == ("value", None) and flags & 4:
+            self.twins.compare_synced(pair, vaddr, nbytes)
+
+    @rule(fd=st.sampled_from((0, 0, 2, 2, 1, 3)), nbytes=st.integers(0, 15 * PAGE) | st.sampled_from((PAGE, -1)))
+    def ftruncate(self, fd: int, nbytes: int) -> None:
+        self.twins.both(self.twins.pairs[0], lambda process, fds: process.ftruncate(fds[fd], nbytes))
+
+    @rule(who=index)
+    def fork(self, who: int) -> None:
+        if len(self.twins.pairs) < 2:
+            pair = self.pair(who)
+            self.twins.pairs.append(Twins(pair.emulated.fork(), pair.host.fork()))
+
+    @precondition(lambda self: len(self.twins.pairs) > 1)
+    @rule()
+    def exit(self) -> None:
+        gone = self.twins.pairs.pop()
+        gone.emulated.exit()
+        gone.host.exit()
+
+    @rule(nr_pages=st.integers(1, 40))
+    def writeback_and_reclaim(self, nr_pages: int) -> None:
+        """What only the emulated machine does must not show."""
+        self.twins.machine.sync()
+        kernel = self.twins.machine.kernel
+        kernel.try_to_free_pages(kernel, nr_pages)
+
+    @invariant()
+    def alike(self) -> None:
+        self.twins.compare(pages=self.watch)
+
+    def teardown(self) -> None:
+        try:
+            self.twins.compare(pages=True)
+            self.twins.compare_files()
+        finally:
+            type(self).nr_steps += self.twins.nr_steps
+            self.twins.close()
+
+
+@pytest.fixture(params=["disk", "tmpfs"])
+def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    if request.param == "disk":
+        yield tmp_path
+    elif not os.path.ismount("/dev/shm"):
+        pytest.skip("needs tmpfs: /dev/shm is no mount")
+    else:
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+            yield Path(name)
+
+
+QUICK = settings(
+    derandomize=True,
+    database=None,
+    max_examples=60,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate, Phase.shrink),
+    print_blob=False,
+)
+
+
+def run(directory: Path, how: settings) -> int:
+    class Run(Differential):
+        nr_steps = 0
+
+    Run.directory = directory
+    run_state_machine_as_test(Run, settings=how)
+    return Run.nr_steps
+
+
+def test_no_difference(directory: Path) -> None:
+    assert run(directory, QUICK) > 2000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_no_difference_for_long(directory: Path) -> None:
+    assert run(directory, settings(QUICK, max_examples=300, derandomize=False)) > 10000
