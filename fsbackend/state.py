@@ -93,12 +93,12 @@ def sweep() -> None:
 
     Logs in the state directory are kept for a week.
     """
+    if not _state_path().is_dir():
+        return
     for path in state_dir().glob("*.log"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > LOGS_KEPT_S:
                 path.unlink()
-    if not _state_path().is_dir():
-        return
     table = {row[0] for row in mount_table() if row[1] == _FSTYPE}
     for path in state_dir().glob("*.json"):
         if not path.stem.isdigit() or is_alive(int(path.stem)):

@@ -108,6 +108,11 @@ def run(arguments: Sequence[str]) -> int:
         # The reader has what it wanted, as head(1) does; Python would complain while it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit as error:
+        # So rich leaves when the reader has: head(1) has what it wanted.
+        if isinstance(error.__context__, BrokenPipeError):
+            return 0
+        raise
     except Exception as error:  # noqa: BLE001 - the last place that can turn an error into a line
         return _report(error)
     if result == EXIT_INTERRUPTED:  # what typer makes of KeyboardInterrupt

@@ -118,8 +118,9 @@ class Observer:
         path = os.path.realpath(mountpoint)
         found = next((mount for mount in find_mounts() if mount.mountpoint == path), None)
         if found is None or found.stale:
-            what = "has lost its daemon" if found else "is no mount of fremap"
-            raise LabError(f"{mountpoint} {what}; `fremap status` lists the mounts")
+            what = f"has lost its daemon; clean it up: fremap umount {mountpoint}"
+            none = "is no mount of fremap; `fremap status` lists them"
+            raise LabError(f"{mountpoint} {what if found else none}")
         self.mountpoint = path
         self.store = str(found.store or "")
         self.disk = _disk_of(self.store) if self.store and Path(self.store).is_dir() else ""

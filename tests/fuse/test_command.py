@@ -1,5 +1,6 @@
 """The subcommands as a user types them: what they print, and one clear line for each mistake."""
 
+import json
 import os
 import subprocess
 import sys
@@ -112,3 +113,10 @@ def test_a_quiet_log_goes_with_its_mount(folders: tuple[Path, Path]) -> None:
     assert Path(info.log).stat().st_mode & 0o777 == 0o600
     mounts.umount(folders[1])
     assert not Path(info.log).exists()
+
+
+def test_status_makes_no_directory_and_gives_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    code, said = fremap("status", "--json")
+    assert (code, isinstance(json.loads(said), list)) == (0, True)
+    assert not (tmp_path / "fremap").exists()
