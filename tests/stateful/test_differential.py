@@ -55,6 +55,8 @@ class Differential(RuleBasedStateMachine):
         self.watch = watch
         for first, kind, fd in ((0, 1, 0), (8, 2, 0), (14, 0x22, -1), (20, 0x21, -1)):
             self.map(0, ("any", first), 6 * PAGE, RW, kind, MAP_FIXED, fd, 0)
+            for page in range(first, first + 6, 2):
+                self.store(0, ("any", page), 8, b"begun")
 
     def pair(self, who: int) -> Twins:
         return self.twins.pairs[who % len(self.twins.pairs)]
@@ -88,6 +90,9 @@ class Differential(RuleBasedStateMachine):
         vaddr = self.vaddr(pair, place)
         if BASE <= vaddr < END:
             nbytes = nbytes if nbytes > ARENA_PAGES * PAGE else min(nbytes, END - (vaddr & -PAGE))
+        if BASE <= vaddr < END and pgoff < 8:
+            # Often what continues its neighbours, so that there is something to merge.
+            pgoff = (vaddr - BASE) // PAGE % 16
         offset = (pgoff * PAGE + (prot == 5)) & (1 << 63) - 1
         self.twins.both_mapping(
             pair,
