@@ -1,13 +1,14 @@
 """Lab: what a workload is given. A place for files, a machine to boot, a seed, and somebody to tell."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from emu.errors import KernelBug
 from emu.hw.pte import get_format
 from emu.lab.errors import LabError
 from emu.lab.ground import Ground
@@ -73,8 +74,18 @@ class Lab:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_exception: object) -> None:
-        self._cleanup.close()
+    def __exit__(self, kind: type[BaseException] | None, *_exception: object) -> None:
+        # Ctrl-C and signals come in the middle of anything: such a kernel cannot write back any more, and its
+        # complaint must not take the place of the interruption.
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        if interrupted and self._machine is not None:
+            with suppress(KernelBug):
+                self._machine.power_off()
+        try:
+            self._cleanup.close()
+        except KernelBug:
+            if not interrupted:
+                raise
 
     @property
     def directory(self) -> Path:
