@@ -158,8 +158,10 @@ class KernelRules(Ground):
             self.access(where, vpn, slot, store=True)
         number = self.running.index(where)
         if twist == "fork":
+            before = len(self.running)
             self.fork(number)
-            where = self.running[-1]
+            # There may be no room for another process.
+            where = self.running[-1] if len(self.running) > before else where
         elif twist == "mprotect":
             self.mprotect(who, at, nr_pages, mmap.PROT_READ)
         elif twist == "remap":
