@@ -34,6 +34,8 @@ def do_page_fault(k: Kernel, mm: Mm, vaddr: int, *, write: bool, execute: bool) 
     mm.mmap_sem.down_read()
     try:
         vma = mm.vmas.find(vaddr)
+        # Under mmap_sem: the way down the VMA tree, and the PTE.
+        k.locks.visits.total += mm.map_count.bit_length() + 1
         if vma is None or vaddr < vma.start:
             raise SegmentationFault(vaddr, "nothing is mapped there")
         if write:

@@ -66,6 +66,7 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
                 mm.mmap_sem.up_write()
                 mm.mmap_sem.down_read()
         k.vmstat.nr_remap += nr_pages
+        k.locks.visits.total += nr_pages
         if k.events is not None:
             k.emit(EventKind.REMAP, mm=mm.ident, vaddr=start, pgoff=pgoff, arg=nr_pages)
         prefault = not flags & MAP_NONBLOCK and bool(vma.flags & (VM_READ | VM_WRITE | VM_EXEC))
@@ -88,6 +89,7 @@ def _check_range(k: Kernel, vma: VmArea, end: int, last_pgoff: int) -> None:
 
 def _find_vma_to_remap(k: Kernel, mm: Mm, start: int) -> VmArea:
     vma = mm.vmas.find(start)
+    k.locks.visits.total += mm.map_count.bit_length()
     if vma is None or start < vma.start:
         raise OSError(errno.EINVAL, f"nothing is mapped at {start:#x}")
     if not vma.flags & VM_SHARED or vma.mapping is None:

@@ -80,7 +80,7 @@ def lock_page(k: Kernel, pfn: int) -> None:
         k.wait_on_page_locked(pfn)
         flags = k.mem_map.flags[pfn]
     k.mem_map.flags[pfn] = flags | PG_LOCKED
-    k.locks.page_lock.taken()
+    k.locks.page_locked()
 
 
 def unlock_page(k: Kernel, pfn: int) -> None:
@@ -89,3 +89,4 @@ def unlock_page(k: Kernel, pfn: int) -> None:
     if not flags & PG_LOCKED:
         raise KernelBug(f"unlock of an unlocked page: {k.mem_map.describe(pfn)}")
     k.mem_map.flags[pfn] = flags & ~PG_LOCKED
+    k.locks.page_unlocked()

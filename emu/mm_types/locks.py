@@ -103,7 +103,11 @@ class RwSem:
 
 
 class Locks:
-    """The classes of locks that are counted; `rmap_lock` is what a strategy takes for one page or one bucket."""
+    """The classes of locks that are counted; `rmap_lock` is what a strategy takes for one page or one bucket.
+
+    The nodes of a strategy are counted under its own lock (vma_lock or rmap_lock), all other visits (PTEs, the way down
+    the VMA tree) under whatever is held meanwhile.
+    """
 
     def __init__(self) -> None:
         self.visits = Visits()
@@ -112,10 +116,22 @@ class Locks:
         self.page_lock = LockStat("page_lock")
         self.vma_lock = LockStat("vma_lock")
         self.rmap_lock = LockStat("rmap_lock")
+        self._page_locked_at = 0
 
     def new(self, stat: LockStat) -> RwSem:
         """Make a lock of the class `stat`."""
         return RwSem(stat, self.visits)
+
+    def page_locked(self) -> None:
+        """Count the acquisition of a page lock; the kernel holds one at a time."""
+        self.page_lock.nr_write += 1
+        self._page_locked_at = self.visits.total
+
+    def page_unlocked(self) -> None:
+        """Count the visits made since the page was locked."""
+        held = self.visits.total - self._page_locked_at
+        self.page_lock.visits_write += held
+        self.page_lock.visits_max = max(self.page_lock.visits_max, held)
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """Return the counts by class of lock."""

@@ -36,8 +36,6 @@ class DirtyIndex(NothingKept):
         fmt = k.fmt
         self._present = fmt.present_mask | fmt.protnone_mask
         self._writable_or_dirty = fmt.write_mask | fmt.dirty_mask
-        for mask, _ in fmt.dirty_rules:
-            self._writable_or_dirty |= mask if mask == fmt.dirty_mask else 0
         self._pfn_mask, self._pfn_shift = fmt.pfn_mask, fmt.pfn_shift
         self._page_shift = k.page_shift
         self._hash = PageHash()

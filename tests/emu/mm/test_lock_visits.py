@@ -1,0 +1,36 @@
+"""Each lock counts its acquisitions and the visits made while it was held."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.emu.mm.helpers import NR_PAGES, PAGE, make_file, map_nonlinear, virtual_machine
+
+
+@pytest.mark.parametrize(("rmap", "own_lock"), [("range_tree", "vma_lock"), ("dirty_index", "rmap_lock")])
+def test_faults_remaps_and_cleaning_are_counted(tmp_path: Path, rmap: str, own_lock: str) -> None:
+    machine, _ = virtual_machine(rmap=rmap)
+    process = machine.spawn()
+    mapping = map_nonlinear(process, make_file(tmp_path / "file", NR_PAGES), NR_PAGES)
+    before = machine.kernel.locks.snapshot()
+    for page in range(NR_PAGES):
+        process.store(mapping.vaddr + page * PAGE, b"x")
+    faulted = machine.kernel.locks.snapshot()
+
+    def grew(name: str, count: str) -> int:
+        return faulted[name][count] - before[name][count]
+
+    # One VMA: a node of the tree and a PTE for each fault.
+    assert grew("mmap_sem", "nr_read") == NR_PAGES
+    assert grew("mmap_sem", "visits_read") == 2 * NR_PAGES
+    assert grew("page_lock", "nr_write") == NR_PAGES
+    assert grew(own_lock, "nr_read") + grew(own_lock, "nr_write") == NR_PAGES
+    machine.sync()
+    cleaned = machine.kernel.locks.snapshot()
+    # mkclean runs under the page lock and i_mmap_lock, and reads one PTE a page at the least.
+    for name in ("page_lock", "i_mmap_lock"):
+        assert cleaned[name]["visits_write"] - faulted[name]["visits_write"] >= NR_PAGES
+    process.remap_file_pages(mapping.vaddr, 4 * PAGE, 0, 8)
+    remapped = machine.kernel.locks.snapshot()
+    assert remapped["mmap_sem"]["visits_read"] - cleaned["mmap_sem"]["visits_read"] >= 5
+    machine.power_off()
