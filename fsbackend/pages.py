@@ -155,9 +155,9 @@ class PageMap:
         start = page << PAGE_SHIFT
         fill((index << CHUNK_SHIFT) + start, chunk.memory[start : start + PAGE_SIZE])
 
-    def overlay(self, offset: int, out: memoryview) -> None:
-        """Copy the pages that are here over `out`, which begins at `offset` of the file."""
-        end = offset + len(out)
+    def _kept(self, offset: int, nbytes: int) -> Iterator[tuple[int, memoryview]]:
+        """Yield (where in the range, the bytes) for each run of pages in it that are dirty or under writeback."""
+        end = offset + nbytes
         for index in self._indices(offset, end):
             chunk = self.chunks[index]
             base = index << CHUNK_SHIFT
@@ -165,19 +165,17 @@ class PageMap:
                 start = max(base + (first << PAGE_SHIFT), offset)
                 stop = min(base + (first + count << PAGE_SHIFT), end)
                 if start < stop:
-                    out[start - offset : stop - offset] = chunk.memory[start - base : stop - base]
+                    yield start - offset, chunk.memory[start - base : stop - base]
+
+    def overlay(self, offset: int, out: memoryview) -> None:
+        """Copy the pages that are here over `out`, which begins at `offset` of the file."""
+        for place, kept in self._kept(offset, len(out)):
+            out[place : place + len(kept)] = kept
 
     def patch(self, offset: int, data: memoryview) -> None:
         """Copy `data` into those pages it touches that are here; the others stay absent."""
-        end = offset + len(data)
-        for index in self._indices(offset, end):
-            chunk = self.chunks[index]
-            base = index << CHUNK_SHIFT
-            for first, count in bit_runs(chunk.dirty | chunk.writeback):
-                start = max(base + (first << PAGE_SHIFT), offset)
-                stop = min(base + (first + count << PAGE_SHIFT), end)
-                if start < stop:
-                    chunk.memory[start - base : stop - base] = data[start - offset : stop - offset]
+        for place, kept in self._kept(offset, len(data)):
+            kept[:] = data[place : place + len(kept)]
 
     def covers(self, offset: int, nbytes: int) -> bool:
         """Return whether every page of the range is here."""
