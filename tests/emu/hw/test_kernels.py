@@ -133,7 +133,7 @@ def checked_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_here_passes_with_bounds_checks(checked_cache: Path) -> None:
-    tests = ["tests/emu/hw/test_mmu.py", "tests/emu/hw/test_walk.py", "-k", "not compiled"]
+    tests = ["tests/emu/hw/test_mmu.py", "tests/emu/hw/test_tlbs.py", "tests/emu/hw/test_walk.py", "-k", "not compiled"]
     done = _run_tests(checked_cache, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, NUMBA_BOUNDSCHECK="1")
     assert done.returncode == 0, done.stdout[-4000:]
 
