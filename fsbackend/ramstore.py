@@ -1,137 +1,29 @@
 """RamStore: a tree whose names and bytes live in RAM only, and are gone at unmount.
 
-A file's bytes are pages of mmap-backed numpy memory; a page that was never written takes none. Nothing here is
-ever accounted as dirty or written back.
+Inodes and their bytes are `ramfile`; this is the tree of names over them. Nothing is ever accounted as dirty or
+written back.
 
-The caller (FileSystem) holds its namespace lock around every method here but those of RamFile.
+The caller (FileSystem) holds its namespace lock around every method here.
 """
 
 import errno
 import itertools
 import os
 import stat
-import threading
 from dataclasses import dataclass
 
 import psutil
 
 from fsbackend.node import Attr, Cred, Node, SetAttr, current_time_ns
-from fsbackend.pages import PAGE_SIZE, PageMap, PagePool
+from fsbackend.pages import PAGE_SIZE, PagePool
+from fsbackend.ramfile import RamFile, RamNode
 from fsbackend.storeio import StoreIo
 
 NAME_MAX = 255
-FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
-
-
-class RamNode(Node):
-    """An inode in RAM."""
-
-    __slots__ = ("atime_ns", "children", "gid", "mode", "nlink", "rdev", "target", "uid")
-
-    def __init__(self, ino: int, mode: int, uid: int, gid: int, rdev: int = 0) -> None:
-        super().__init__(ino, stat.S_IFMT(mode))
-        self.mode, self.uid, self.gid, self.rdev = mode, uid, gid, rdev
-        self.nlink = 2 if self.is_dir else 1
-        self.children: dict[bytes, RamNode] = {}
-        self.target = b""
-        self.atime_ns = self.mtime_ns = self.ctime_ns = current_time_ns()
-
-    def touch(self, *, modified: bool = True) -> None:
-        """Set ctime, and mtime if it was modified, to now."""
-        self.ctime_ns = max(current_time_ns(), self.ctime_ns)
-        if modified:
-            self.mtime_ns = self.ctime_ns
-
-
-class RamFile:
-    """A regular file's bytes in RAM; pages that were never written are holes."""
-
-    def __init__(self, pool: PagePool, node: RamNode, io: StoreIo) -> None:
-        self.node = node
-        self.pages = PageMap(pool)
-        self.nbytes = 0
-        self.nr_open = 0
-        self.err_seq = 0
-        self.err_no = 0
-        self.writable = True
-        self.lock = threading.RLock()
-        self.io = io
-
-    @property
-    def nr_pages(self) -> int:
-        """Pages that are in memory."""
-        return self.pages.nr_pages
-
-    def read(self, offset: int, out: memoryview) -> int:
-        """Read; holes are zeros."""
-        with self.lock:
-            nbytes = min(len(out), max(self.nbytes - offset, 0))
-            if nbytes:
-                out = out[:nbytes]
-                if not self.pages.covers(offset, nbytes):
-                    out[:] = bytes(nbytes)
-                self.pages.overlay(offset, out)
-            return nbytes
-
-    def write(self, offset: int, data: memoryview, *, direct: bool) -> int:  # noqa: ARG002 - RAM is direct
-        """Write; nothing becomes dirty."""
-        with self.lock:
-            self.pages.write(offset, data, self._fill)
-            self.nbytes = max(self.nbytes, offset + len(data))
-            self.node.touch()
-        return 0
-
-    @staticmethod
-    def _fill(_offset: int, page: memoryview) -> None:
-        page[:] = bytes(len(page))
-
-    def truncate(self, nbytes: int) -> None:
-        """Set the size; what is cut off reads as zeros if the file grows again."""
-        with self.lock:
-            if nbytes < self.nbytes:
-                self.pages.drop(nbytes, self.nbytes + PAGE_SIZE)
-                self.pages.zero(nbytes, (nbytes | PAGE_SIZE - 1) + 1)
-            self.nbytes = nbytes
-            self.node.touch()
-
-    def fsync(self, *, datasync: bool) -> None:
-        """Do nothing: this is as durable as RAM gets."""
-
-    def discard(self) -> None:
-        """Give the memory back."""
-        with self.lock:
-            self.pages.clear()
-
-    def close(self) -> tuple[int, int]:
-        """Do nothing: the bytes live on in RAM."""
-        return 0, 0
-
-    def fallocate(self, mode: int, offset: int, nbytes: int) -> None:
-        """Punch or zero a range, or grow the file."""
-        end = offset + nbytes
-        with self.lock:
-            if mode & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
-                raise _error(errno.EOPNOTSUPP)
-            if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
-                self.pages.zero(offset, end)
-                self.pages.drop(offset, end)
-            if not mode & FALLOC_KEEP_SIZE:
-                self.nbytes = max(self.nbytes, end)
-            self.node.touch()
-
-    def seek(self, offset: int, *, data: bool) -> int | None:
-        """Find the next page that is here, or is not."""
-        with self.lock:
-            if offset >= self.nbytes:
-                return None
-            found = self.pages.next_page(offset, present=data)
-            if data:
-                return found if found is not None and found < self.nbytes else None
-            return self.nbytes if found is None else min(found, self.nbytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,137 @@
+"""The inodes that the kernel knows, or that still have bytes to write: found by number, let go when nobody needs them.
+
+`lock` covers the table and all names; a file's bytes have their own locks, so that reads and writes of different
+files do not wait for each other or for the store's directory operations.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from fsbackend.bdi import Caps
+from fsbackend.cache import Cache
+from fsbackend.cachedfile import CachedFile
+from fsbackend.control import ControlNode, ControlTree
+from fsbackend.handles import Override
+from fsbackend.node import ROOT_ID, Attr, Node
+
+if TYPE_CHECKING:
+    from fsbackend.dirstore import DirStore
+    from fsbackend.ramstore import RamStore
+
+
+def os_error(number: int) -> OSError:
+    """Return the OSError of an errno, with its text."""
+    return OSError(number, os.strerror(number))
+
+
+class InodeTable:
+    """The inodes of a mount that are in memory."""
+
+    def __init__(
+        self,
+        store: "DirStore | RamStore",
+        cache: Cache,
+        caps: Caps,
+        overrides: Iterable[str] = (),
+    ) -> None:
+        self.store = store
+        self.cache = cache
+        self.caps = caps
+        self.overrides = [Override(text) for text in overrides]
+        self.lock = threading.RLock()
+        self.nodes: dict[int, Node] = {}
+        self.lingering: set[Node] = set()
+        self._next_id = ROOT_ID
+        self.control: ControlTree | None = None
+        self._register(store.root)
+        store.root.nlookup = 1
+
+    def _register(self, node: Node) -> Node:
+        if not node.id:
+            node.id, self._next_id = self._next_id, self._next_id + 1
+            self.nodes[node.id] = node
+        return node
+
+    def node(self, node_id: int) -> Node:
+        """Return the inode of a number that the kernel was given."""
+        node = self.nodes.get(node_id)
+        if node is None:
+            raise os_error(errno.ESTALE)
+        return node
+
+    def attr(self, node: Node) -> Attr:
+        """Return what stat shows."""
+        if isinstance(node, ControlNode):
+            return node.attr()
+        with self.lock:
+            return self.store.getattr(node)
+
+    def _known(self, node: Node) -> Node:
+        self._register(node)
+        node.nlookup += 1
+        return node
+
+    def forget(self, node_id: int, nlookup: int) -> None:
+        """Drop references; an inode that nobody knows, has open or has dirty bytes in goes from memory."""
+        with self.lock:
+            node = self.nodes.get(node_id)
+            if node is None:
+                return
+            node.nlookup -= nlookup
+            if node.nlookup <= 0 and node_id != ROOT_ID:
+                self._try_drop(node)
+
+    def _try_drop(self, node: Node) -> None:
+        if isinstance(node, ControlNode):
+            if not node.keep:
+                del self.nodes[node.id]
+                node.id = 0
+            return
+        if not self._close_data(node) or node.nlookup > 0:
+            return
+        self.lingering.discard(node)
+        del self.nodes[node.id]
+        node.id = 0
+        self.store.forget(node)
+
+    def _close_data(self, node: Node) -> bool:
+        """Let the bytes of a file go if nobody has it open and nothing waits; return whether they are gone."""
+        data = node.data
+        if not isinstance(data, CachedFile):
+            return data is None or data.nr_open == 0
+        if data.nr_open:
+            return False
+        if node.parent is None and os.fstat(data.fd).st_nlink == 0 and node.nlookup <= 0:
+            data.discard()
+        with data.lock:
+            if data.pages.nr_pages or (data.pages.chunks):
+                if node not in self.lingering:
+                    self.lingering.add(node)
+                return False
+            if not data.caps.writeback and node.parent is not None:
+                return False
+            node.data = None
+            self.lingering.discard(node)
+            node.seen = data.close()
+        return True
+
+    def reap(self) -> None:
+        """Close files that were closed while dirty and are clean now; the flusher calls it."""
+        for node in list(self.lingering):
+            with self.lock:
+                if node in self.lingering and self._close_data(node) and node.nlookup <= 0 and node.id:
+                    self._try_drop(node)
+
+    def caps_of(self, node: Node) -> Caps:
+        """Return the capabilities that hold for a file."""
+        if isinstance(node.data, CachedFile):
+            return node.data.caps
+        if self.overrides:
+            path = os.fsdecode(node.path())
+            for override in self.overrides:
+                if override.matches(path):
+                    return override.caps
+        return self.caps
