@@ -70,7 +70,7 @@ class Machine:
     plain_caps
         Capabilities of files that are not on a fremap mount.
     events
-        Record events.
+        Record events; an EventLog of one's own says where to.
     audit
         Keep unaccounted_dirty_max.
     max_map_count
@@ -102,7 +102,7 @@ class Machine:
         readahead: int = 32,
         guest_cache: str = "none",
         plain_caps: str = "disk",
-        events: bool = False,
+        events: bool | EventLog = False,
         audit: bool = False,
         max_map_count: int = MAX_MAP_COUNT,
         huge_pages: bool = True,
@@ -140,7 +140,7 @@ class Machine:
             options=options,
             params=params or DirtyParams(),
             clock=clock,
-            events=EventLog() if events else None,
+            events=events if isinstance(events, EventLog) else EventLog() if events else None,
         )
         boot(self.kernel, rmap=rmap, io_depth=io_depth)
         self.running = True

@@ -27,6 +27,7 @@ from emu.mm.mincore import do_mincore, do_mlockall, do_munlockall
 from emu.mm.mprotect import do_mprotect
 from emu.mm.mremap import MREMAP_MAYMOVE, do_mremap
 from emu.mm.sched import boundary, throttle
+from emu.mm.trace import traced
 from emu.mm.truncate import ftruncate
 from emu.mm_types.mm import Mm
 from emu.mm_types.vma import VM_LOCKED
@@ -77,6 +78,7 @@ class Process:
 
     # Mapping files
 
+    @traced(9)
     def mmap(
         self,
         fileno: int | str | os.PathLike[str],
@@ -110,6 +112,7 @@ class Process:
         where = self._do_mmap(vaddr, length, prot, flags, inode, offset, writable=may)
         return Mapping(self, where, length, prot=prot, flags=flags, offset=offset, file=inode, access=access)
 
+    @traced(9)
     def sys_mmap(
         self, vaddr: int, nbytes: int, prot: int, flags: int, fileno: int | str | os.PathLike[str], offset: int
     ) -> int:
@@ -156,11 +159,13 @@ class Process:
             inode.refresh_size()
         return inode, can_write
 
+    @traced(11)
     def munmap(self, vaddr: int, nbytes: int) -> None:
         """munmap(2)."""
         self._alive()
         self._write_locked(lambda: mm_mmap.do_munmap(self.kernel, self.mm, vaddr, nbytes))
 
+    @traced(25)
     def mremap(
         self, old_vaddr: int, old_nbytes: int, new_nbytes: int, flags: int = MREMAP_MAYMOVE, new_vaddr: int = 0
     ) -> int:
@@ -174,31 +179,37 @@ class Process:
         )
         return moved[0]
 
+    @traced(10)
     def mprotect(self, vaddr: int, nbytes: int, prot: int) -> None:
         """mprotect(2)."""
         self._alive()
         self._write_locked(lambda: do_mprotect(self.kernel, self.mm, vaddr, nbytes, prot))
 
+    @traced(149)
     def mlock(self, vaddr: int, nbytes: int) -> None:
         """mlock(2)."""
         self._alive()
         self._write_locked(lambda: syscalls.do_mlock(self.kernel, self.mm, vaddr, nbytes, lock=True))
 
+    @traced(150)
     def munlock(self, vaddr: int, nbytes: int) -> None:
         """munlock(2)."""
         self._alive()
         self._write_locked(lambda: syscalls.do_mlock(self.kernel, self.mm, vaddr, nbytes, lock=False))
 
+    @traced(151)
     def mlockall(self, flags: int) -> None:
         """mlockall(2): MCL_CURRENT, MCL_FUTURE or both."""
         self._alive()
         self._write_locked(lambda: do_mlockall(self.kernel, self.mm, flags))
 
+    @traced(152)
     def munlockall(self) -> None:
         """munlockall(2)."""
         self._alive()
         self._write_locked(lambda: do_munlockall(self.kernel, self.mm))
 
+    @traced(27)
     def mincore(self, vaddr: int, nbytes: int) -> bytes:
         """mincore(2): a byte a page, 1 if the page is in memory."""
         self._alive()
@@ -208,6 +219,7 @@ class Process:
         finally:
             self.mm.mmap_sem.up_read()
 
+    @traced(28)
     def madvise(self, vaddr: int, nbytes: int, advice: int) -> None:
         """madvise(2): NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED."""
         self._alive()
@@ -221,6 +233,7 @@ class Process:
             self.mm.mmap_sem.up_write()
         self._leave_kernel()
 
+    @traced(26)
     def msync(self, vaddr: int, nbytes: int, flags: int = syscalls.MS_SYNC) -> None:
         """msync(2)."""
         self._alive()
@@ -249,6 +262,7 @@ class Process:
         )
         self._leave_kernel()
 
+    @traced(77)
     def ftruncate(self, file: "int | Mapping", nbytes: int) -> None:
         """ftruncate(2) of a host descriptor, or of the file behind a mapping."""
         self._alive()
@@ -263,6 +277,7 @@ class Process:
         ftruncate(self.kernel, inode, nbytes)
         self._leave_kernel()
 
+    @traced(57)
     def fork(self) -> "Process":
         """fork(2): a process with a copy of this address space. ENOMEM without frames for it."""
         self._alive()
@@ -273,6 +288,7 @@ class Process:
         self._leave_kernel()
         return Process(self.kernel, child)
 
+    @traced(231)
     def exit(self) -> None:
         """Unmap everything; the process is no more."""
         if not self.mm.dead:

@@ -10,6 +10,7 @@ from emu.mm.kernel import FileFault, Kernel
 from emu.mm.legacy_fault import legacy_fault
 from emu.mm.page_writeback import set_page_dirty
 from emu.mm.rmap import STRATEGIES
+from emu.mm.trace import note_machine
 from emu.mm.vmscan import try_to_free_pages
 from emu.mm_types.page import PG_DIRTY
 
@@ -23,6 +24,7 @@ def boot(k: Kernel, *, rmap: str, io_depth: int) -> None:
     if rmap not in STRATEGIES:
         raise ValueError(f"no reverse-map strategy {rmap!r}; there are {', '.join(STRATEGIES)}")
     k.rmap = STRATEGIES[rmap](k)
+    note_machine(k, rmap)
     k.io = IoQueue(k.clock, io_depth)
     k.set_page_dirty = set_page_dirty
     k.file_fault = FAULT_PATHS[k.options.fault_path]

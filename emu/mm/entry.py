@@ -46,13 +46,16 @@ def do_page_fault(k: Kernel, mm: Mm, vaddr: int, *, write: bool, execute: bool) 
                 raise SegmentationFault(vaddr, "the mapping is not executable")
         elif not vma.flags & (VM_READ | VM_EXEC | VM_WRITE):
             raise SegmentationFault(vaddr, "the mapping is not readable")
+        protected = k.events is not None and k.fmt.pte_present(mm.pt.get(vaddr))
         major = handle_mm_fault(k, mm, vma, vaddr, write=write)
     finally:
         mm.mmap_sem.up_read()
     if k.events is not None:
         duration_ns = int((k.clock.now() - begin_s) * 1e9)
-        flags = write | major << 1 | vma.nonlinear << 2
-        k.emit(EventKind.FAULT, mm=mm.ident, vaddr=vaddr, flags=flags, arg=duration_ns)
+        flags = write | major << 1 | vma.nonlinear << 2 | protected << 3 | execute << 4
+        k.emit(
+            EventKind.FAULT, mm=mm.ident, vaddr=vaddr, flags=flags, arg=duration_ns, duration_ns=duration_ns
+        )
 
 
 def _page_fault(k: Kernel, mm: Mm, mmu: Mmu) -> None:

@@ -13,6 +13,7 @@ from emu.errors import BusError, OutOfMemory
 from emu.mm.kernel import Kernel
 from emu.mm.page_alloc import NO_FRAME, alloc_page, lock_page, put_page, unlock_page
 from emu.mm_types.address_space import AddressSpace
+from emu.mm_types.events import EventKind
 from emu.mm_types.page import INACTIVE, PG_UPTODATE, UNEVICTABLE
 from emu.mm_types.vma import VM_RAND_READ, VM_SEQ_READ, VmArea
 
@@ -30,11 +31,15 @@ def add_to_page_cache(k: Kernel, mapping: AddressSpace, pgoff: int, pfn: int) ->
     mem_map.index[pfn] = pgoff
     mem_map.refcount[pfn] += 1
     k.vmstat.nr_file_pages += 1
+    if k.events is not None:
+        k.emit(EventKind.ADD_TO_PAGE_CACHE, mapping=mapping.ident, pfn=pfn, pgoff=pgoff)
     k.lru.add(pfn, INACTIVE if mapping.writeback else UNEVICTABLE)
 
 
 def remove_from_page_cache(k: Kernel, mapping: AddressSpace, pfn: int) -> None:
     """Take a page out and put the cache's reference; the caller holds another, and the page is not dirty."""
+    if k.events is not None:
+        k.emit(EventKind.DELETE_FROM_PAGE_CACHE, mapping=mapping.ident, pfn=pfn, pgoff=k.mem_map.index[pfn])
     mapping.pages.delete(k.mem_map.index[pfn])
     k.mem_map.mapping[pfn] = 0
     k.vmstat.nr_file_pages -= 1

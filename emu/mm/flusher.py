@@ -8,9 +8,12 @@ Source: Linux v2.6.23 mm/page-writeback.c: background_writeout(), wb_kupdate(); 
 from emu.mm.kernel import Kernel
 from emu.mm.page_writeback import global_dirty_limits, host_fsync, mark_clean_if_so, write_cache_pages
 from emu.mm_types.address_space import AddressSpace
+from emu.mm_types.events import EventKind
 
 MAX_WRITEBACK_PAGES = 1024
 """Most pages of one file in one turn."""
+
+_BACKGROUND, _PERIODIC = 1, 2
 
 
 def wb_do_writeback(k: Kernel) -> None:
@@ -19,17 +22,24 @@ def wb_do_writeback(k: Kernel) -> None:
     if kthreads.flusher_running:
         return
     kthreads.flusher_running = True
+    now_s = k.clock.now()
+    nr_before, flags = k.vmstat.nr_writeback_io, 0
     try:
-        now_s = k.clock.now()
         for bdi in k.bdis.values():
             bdi.throttle.update(now_s, busy=bool(bdi.nr_writeback or bdi.nr_dirty))
         if now_s >= kthreads.flusher_next_s:
             kthreads.flusher_next_s = now_s + k.params.periodic_s
+            flags |= _PERIODIC
             _write_expired(k, now_s - k.params.expire_s)
         if kthreads.flusher_wanted:
+            flags |= _BACKGROUND
             kthreads.flusher_wanted = _write_background(k)
     finally:
         kthreads.flusher_running = False
+        if k.events is not None and k.vmstat.nr_writeback_io != nr_before:
+            duration_ns = int((k.clock.now() - now_s) * 1e9)
+            nr_ios = k.vmstat.nr_writeback_io - nr_before
+            k.emit(EventKind.FLUSHER, flags=flags, arg=nr_ios, duration_ns=duration_ns)
 
 
 def _write_expired(k: Kernel, older_than_s: float) -> None:

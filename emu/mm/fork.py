@@ -7,6 +7,7 @@ from emu.mm.kernel import Kernel
 from emu.mm.memory import copy_page_range, zap_page_range
 from emu.mm.mmap import munlock_vma_pages
 from emu.mm.page_alloc import alloc_table, free_table
+from emu.mm.trace import name_mm
 from emu.mm.vma_ops import new_vma, remove_vma, vma_link
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import NoFrameError, PageTable
@@ -28,6 +29,7 @@ def mm_alloc(k: Kernel) -> Mm:
         mmu.invalidate_asid(mm.asid)
     k.mms[ident] = mm
     k.asids[mm.asid] = mm
+    name_mm(k, mm)
     return mm
 
 
@@ -43,6 +45,7 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
     child = mm_alloc(k)
     child.privileged = parent.privileged
     child.wb_seen = dict(parent.wb_seen)
+    name_mm(k, child, parent)
     parent.mmap_sem.down_write()
     try:
         for vma in list(parent.vmas):

@@ -68,7 +68,7 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
         k.vmstat.nr_remap += nr_pages
         k.locks.visits.total += nr_pages
         if k.events is not None:
-            k.emit(EventKind.REMAP, mm=mm.ident, vaddr=start, pgoff=pgoff, arg=nr_pages)
+            k.emit(EventKind.REMAP, mm=mm.ident, mapping=_ident(vma), vaddr=start, pgoff=pgoff, arg=nr_pages)
         prefault = not flags & MAP_NONBLOCK and bool(vma.flags & (VM_READ | VM_WRITE | VM_EXEC))
         end = start + nbytes
         while start < end:
@@ -77,6 +77,10 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
             pgoff += 1
     finally:
         mm.mmap_sem.up_read()
+
+
+def _ident(vma: VmArea) -> int:
+    return vma.mapping.ident if vma.mapping is not None else 0
 
 
 def _check_range(k: Kernel, vma: VmArea, end: int, last_pgoff: int) -> None:
@@ -204,6 +208,9 @@ def remap_file_pages_bulk(k: Kernel, mm: Mm, vaddrs: U64Array, pgoffs: U64Array)
                 return
             make_nonlinear(k, mm, vma, len(vaddrs))
         _install_file_ptes(k, mm, vma, vaddrs, pgoffs)
+        if k.events is not None:
+            for vaddr, pgoff in zip(vaddrs.tolist(), pgoffs.tolist(), strict=True):
+                k.emit(EventKind.REMAP, mm=mm.ident, mapping=_ident(vma), vaddr=vaddr, pgoff=pgoff, arg=1)
     finally:
         mm.mmap_sem.up_write()
 

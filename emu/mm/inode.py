@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emu.mm.trace import name_mapping
 from emu.mm_types.address_space import AddressSpace
 from fsbackend.bdi import BackingDevInfo, BdiCap, Caps, parse_caps
 
@@ -77,6 +78,7 @@ def open_inode(k: "Kernel", path: str, *, writable: bool) -> Inode:
     inode = Inode(os.path.realpath(path), fd_buffered, fd_direct, writable=writable)
     caps = backing_caps(inode.name, status.st_ino, k.options.plain_caps)
     _attach(k, inode, _bdi(k, status.st_dev, caps))
+    name_mapping(k, inode.mapping, status.st_dev, status.st_ino)
     inode.refresh_size()
     k.inodes[key] = inode
     return inode
@@ -86,6 +88,7 @@ def open_shmem(k: "Kernel", nbytes: int) -> Inode:
     """Return an inode for shared anonymous memory of `nbytes`, with ramfs's capabilities (shmem_file_setup)."""
     inode = Inode("/dev/zero (deleted)", -1, -1, writable=True)
     _attach(k, inode, _bdi(k, 0, parse_caps("ramfs")))
+    name_mapping(k, inode.mapping, 0, inode.mapping.ident)
     inode.mapping.i_size = nbytes
     k.inodes[0, inode.mapping.ident] = inode
     return inode

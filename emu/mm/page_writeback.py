@@ -13,6 +13,7 @@ import os
 from emu.mm.kernel import Kernel
 from emu.mm.mkclean import clear_page_dirty_for_io
 from emu.mm.page_alloc import lock_page, put_page, unlock_page
+from emu.mm.trace import trace_dirty_state
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
 from emu.mm_types.page import PG_DIRTY, PG_WRITEBACK
@@ -45,7 +46,8 @@ def set_page_dirty(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:
         mapping.dirtied_when_s = k.clock.now()
         k.dirty_mappings[mapping] = None
     if k.events is not None:
-        k.emit(EventKind.DIRTIED, mapping=mapping.ident, pfn=pfn, pgoff=mem_map.index[pfn])
+        pgoff, nr_dirty = mem_map.index[pfn], k.vmstat.nr_dirty
+        k.emit(EventKind.DIRTIED, mapping=mapping.ident, pfn=pfn, pgoff=pgoff, arg=nr_dirty)
     return True
 
 
@@ -130,7 +132,10 @@ def _submit_run(k: Kernel, mapping: AddressSpace, run: list[int]) -> int:
     # Never past i_size: what a store put behind the end of the file stays in memory.
     nbytes = min(len(run) << k.page_shift, max(mapping.i_size - first_byte, 0))
     if k.events is not None:
-        k.emit(EventKind.WRITEBACK_START, mapping=mapping.ident, pfn=pfns[0], pgoff=run[0], arg=len(run))
+        by = k.current[k.cpu] if not k.kthreads.flusher_running else None
+        mm = by.ident if by is not None else 0
+        k.emit(EventKind.WRITEBACK_START, mm=mm, mapping=mapping.ident, pfn=pfns[0], pgoff=run[0], arg=len(run))
+        trace_dirty_state(k, mapping.bdi, global_dirty_limits(k))
     k.vmstat.nr_writeback_io += 1
 
     def job() -> int:
@@ -207,6 +212,7 @@ def _end_run(k: Kernel, mapping: AddressSpace, run: list[int], pfns: list[int], 
         k.vmstat.pgpgout += len(run)
     if k.events is not None:
         k.emit(EventKind.WRITEBACK_END, mapping=mapping.ident, pfn=pfns[0], pgoff=run[0], arg=len(run), flags=error)
+        trace_dirty_state(k, mapping.bdi, global_dirty_limits(k))
 
 
 def wait_on_page_writeback(k: Kernel, pfn: int) -> None:
@@ -251,7 +257,12 @@ def host_fsync(k: Kernel, mapping: AddressSpace) -> int:
         return error.errno or errno.EIO
     mapping.nr_unsynced = 0
     if k.events is not None:
-        k.emit(EventKind.FSYNC, mapping=mapping.ident, arg=int((k.clock.now() - begin_s) * 1e6))
+        duration_ns = int((k.clock.now() - begin_s) * 1e9)
+        by = k.current[k.cpu]
+        mm = by.ident if by is not None else 0
+        k.emit(
+            EventKind.FSYNC, mm=mm, mapping=mapping.ident, arg=duration_ns // 1000, duration_ns=duration_ns
+        )
     return 0
 
 

@@ -9,6 +9,7 @@ from emu.mm.audit import count_unaccounted_dirty
 from emu.mm.flusher import wb_do_writeback
 from emu.mm.kernel import Kernel
 from emu.mm.page_writeback import global_dirty_limits
+from emu.mm.trace import trace_dirty_state
 from emu.mm.vmscan import kswapd
 from emu.mm_types.events import EventKind
 
@@ -50,7 +51,9 @@ def take_pause(k: Kernel) -> float:
     k.vmstat.nr_throttled += 1
     k.vmstat.throttle_pause_us += int(pause_s * 1e6)
     if k.events is not None:
-        k.emit(EventKind.THROTTLE, arg=int(pause_s * 1e6))
+        mm = k.current[k.cpu]
+        mapping = trace_dirty_state(k, k.pause_bdi, global_dirty_limits(k))
+        k.emit(EventKind.THROTTLE, mm=mm.ident if mm is not None else 0, mapping=mapping, arg=int(pause_s * 1e6))
     return k.clock.now() + pause_s
 
 

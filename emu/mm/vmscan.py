@@ -58,6 +58,7 @@ def kswapd(k: Kernel) -> None:
 def _shrink(k: Kernel, nr_pages: int, priorities: range, *, direct: bool) -> int:
     """Scan with rising effort until `nr_pages` are free, waiting for write-out when there is nothing else."""
     freed_before = k.ram.nr_free
+    begin_s = k.clock.now() if k.events is not None else 0.0
     for priority in priorities:
         _shrink_active_list(k, (k.lru.nr[ACTIVE] >> priority) + 1)
         nr_to_scan = (k.lru.nr[INACTIVE] >> priority) + SWAP_CLUSTER_MAX
@@ -70,7 +71,14 @@ def _shrink(k: Kernel, nr_pages: int, priorities: range, *, direct: bool) -> int
             break
     freed = k.ram.nr_free - freed_before
     if k.events is not None:
-        k.emit(EventKind.RECLAIM, arg=freed, flags=int(direct))
+        mm = k.current[k.cpu] if direct else None
+        k.emit(
+            EventKind.RECLAIM,
+            mm=mm.ident if mm is not None else 0,
+            arg=freed,
+            flags=int(direct),
+            duration_ns=int((k.clock.now() - begin_s) * 1e9),
+        )
     return freed
 
 

@@ -1,5 +1,6 @@
 """Locks that count, events that are recorded, clocks that obey."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from emu.errors import KernelBug
 from emu.mm_types import events
 from emu.mm_types.clock import RealClock, VirtualClock
-from emu.mm_types.events import EventKind, EventLog
+from emu.mm_types.events import Counter, EventKind, EventLog
 from emu.mm_types.locks import Locks
 from emu.mm_types.vmstat import VmStat
 
@@ -63,7 +64,7 @@ def test_events_over_several_blocks_and_from_disk(tmp_path: Path) -> None:
     rows = log.array()
     assert rows.dtype == events.EVENT_DTYPE
     assert rows["pgoff"].tolist() == list(range(count))
-    assert tuple(rows[-1]) == ((count - 1) / 8, 1, 2, 1, 5, (1 << 63) + count - 1, 3, 4, count - 1, 1 - count)
+    assert tuple(rows[-1]) == ((count - 1) / 8, 1, 1, 5, 2, 3, 4, (1 << 63) + count - 1, count - 1, 1 - count, 0)
     log.save(tmp_path / "events.npy")
     assert (np.load(tmp_path / "events.npy") == rows).all()
 
@@ -96,3 +97,31 @@ def test_vmstat_shows_every_counter() -> None:
     assert shown["nr_dirty"] == 3
     assert sum(shown.values()) == 3
     assert {"pgfault", "nr_tlb_remote_flush", "unaccounted_dirty_max"} <= shown.keys()
+
+
+def test_events_in_a_file_are_there_whenever_the_run_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "events.npy"
+    log = EventLog(path)
+    log.name("mm", 7, parent=0)
+    count = (1 << 14) + 5
+    for i in range(count):
+        log.emit(EventKind.FAULT, i / (1 << 20), arg=i)
+    saved = np.load(path)
+    assert saved["arg"].tolist() == list(range(len(saved)))
+    assert len(saved) >= 1 << 14
+    with path.open("ab") as file:
+        file.write(b"torn")
+    assert len(np.load(path)) == len(saved)
+    log.emit(EventKind.FAULT, 9.0, arg=count)
+    assert len(np.load(path)) == 1 + count == len(log)
+    assert json.loads(path.with_suffix(".json").read_text())["mm"] == {"7": {"parent": 0}}
+    log.close()
+    assert log.array()["arg"].tolist() == list(range(count + 1))
+
+
+def test_a_counter_is_recorded_when_it_changes() -> None:
+    log = EventLog()
+    for value in (3, 3, 4, 4, 3):
+        log.count(Counter.NR_DIRTY, value, 1.0)
+    log.count(Counter.NR_DIRTY, 3, 1.0, bdi=1)
+    assert log.array()["arg"].tolist() == [3, 4, 3, 3]
