@@ -41,10 +41,12 @@ class HostVma:
         return (self.end - self.start) // _PAGE_SIZE
 
 
-def read_maps(pid: int) -> list[HostVma]:
-    """Read /proc/PID/maps."""
+def read_maps(pid: int, low: int = 0, high: int = 1 << 64) -> list[HostVma]:
+    """Read /proc/PID/maps: the mappings that start in [low, high)."""
     found = []
     for line in Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines():
+        if not low <= int(line[: line.index("-")], 16) < high:
+            continue
         where, mode, offset, _dev, _ino, *name = line.split(maxsplit=5)
         start, end = (int(part, 16) for part in where.split("-"))
         prot = sum(bit for bit, letter in zip((1, 2, 4), mode, strict=False) if letter != "-")
@@ -58,6 +60,19 @@ def read_pagemap(pid: int, vaddr: int, nr_pages: int) -> npt.NDArray[np.uint64]:
     with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as file:
         data = os.pread(file.fileno(), 8 * nr_pages, 8 * (vaddr // _PAGE_SIZE))
     return np.frombuffer(data, np.uint64)
+
+
+def read_flags(pid: int, low: int = 0, high: int = 1 << 64) -> list[tuple[int, int, set[str]]]:
+    """Read the VmFlags of /proc/PID/smaps: (start, end, two-letter names) of the mappings that start in [low, high)."""
+    found = []
+    start = end = 0
+    for line in Path(f"/proc/{pid}/smaps").read_text(errors="surrogateescape").splitlines():
+        first = line.split(maxsplit=1)[0]
+        if first[-1] != ":":
+            start, end = (int(part, 16) for part in first.split("-"))
+        elif first == "VmFlags:" and low <= start < high:
+            found.append((start, end, set(line.split()[1:])))
+    return found
 
 
 def read_smaps_rollup(pid: int) -> dict[str, int]:

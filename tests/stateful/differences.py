@@ -22,7 +22,7 @@ DIFFERENCES = {
         "private mappings merge whatever was written to them",
         "they stay apart where their written pages have different anon_vmas, or were moved by mremap",
         "Linux v6.12 mm/vma.c: is_mergeable_anon_vma()",
-        "merge_private(): neighbours are merged on both sides before they are compared",
+        "merge_where_emulated_did(): of the host's, those are merged that the emulated kernel has merged",
     ),
     "fork_zero_pages": Difference(
         "fork copies the PTEs of private memory that was only read, too",
@@ -66,11 +66,15 @@ DIFFERENCES = {
 Vma = tuple[int, int, int, bool, int, str]
 
 
-def merge_private(vmas: list[Vma]) -> list[Vma]:
-    """Merge private neighbours that continue each other (anon_vma); shared ones are left as they are."""
+def merge_where_emulated_did(host: list[Vma], emulated: list[Vma]) -> list[Vma]:
+    """Merge private neighbours of the host that continue each other where the emulated kernel has one (anon_vma).
+
+    Shared ones are left as they are; a border that only the emulated kernel has stays a difference.
+    """
+    borders = {vma[0] for vma in emulated}
     merged: list[Vma] = []
-    for vma in vmas:
-        if merged and not vma[3]:
+    for vma in host:
+        if merged and not vma[3] and vma[0] not in borders:
             start, end, prot, shared, pgoff, file = merged[-1]
             continues = not file or pgoff + (end - start) // 4096 == vma[4]
             if (end, prot, shared, file) == (vma[0], vma[2], vma[3], vma[5]) and continues:

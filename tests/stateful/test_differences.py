@@ -11,7 +11,7 @@ import pytest
 from emu.host import HostProcess
 from emu.machine import Machine
 from emu.process import Process
-from tests.stateful.differences import DIFFERENCES, merge_private, within_file
+from tests.stateful.differences import DIFFERENCES, merge_where_emulated_did, within_file
 
 PAGE = 4096
 BASE = 1 << 37
@@ -114,11 +114,14 @@ def test_tail(host: HostProcess, emulated: Process, tmp_path: Path) -> None:
 
 def test_the_excuses_excuse_no_more() -> None:
     low, high = (0, PAGE, 3, False, 0, ""), (PAGE, 2 * PAGE, 3, False, 0, "")
-    assert merge_private([low, high]) == [(0, 2 * PAGE, 3, False, 0, "")]
+    both = (0, 2 * PAGE, 3, False, 0, "")
+    assert merge_where_emulated_did([low, high], [both]) == [both]
+    assert merge_where_emulated_did([low, high], [low, high]) == [low, high]
+    assert merge_where_emulated_did([both], [low, high]) == [both]
     shared = [(0, PAGE, 3, True, 0, "0"), (PAGE, 2 * PAGE, 3, True, 1, "0")]
-    assert merge_private(shared) == shared
+    assert merge_where_emulated_did(shared, [(0, 2 * PAGE, 3, True, 0, "0")]) == shared
     apart = [low, (PAGE, 2 * PAGE, 1, False, 0, "")]
-    assert merge_private(apart) == apart
+    assert merge_where_emulated_did(apart, [both]) == apart
     page = bytes(100) + b"x" * 3996
     assert within_file(page, 2, 2 * PAGE + 100) == bytes(100)
     assert within_file(page, 1, 2 * PAGE + 100) == page

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from emu.mm.mmap import MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE
+from emu.mm.mmap import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE
 from tests.stateful.twins import ARENA_PAGES, BASE, END, PAGE, RW, TwinMachines, Twins
 
 _WRAP = (1 << 64) - PAGE
@@ -99,6 +99,38 @@ class Differential(RuleBasedStateMachine):
             nbytes,
             lambda process, fds: process.sys_mmap(
                 vaddr, nbytes, prot, kind | flags, -1 if fd < 0 else fds[fd], offset
+            ),
+        )
+
+    @rule(
+        who=index,
+        which=index,
+        nr_pages=st.integers(1, 4),
+        below=st.booleans(),
+        flags=st.sampled_from((MAP_FIXED, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_FIXED | MAP_LOCKED)),
+    )
+    def extend(self, who: int, which: int, nr_pages: int, below: bool, flags: int) -> None:
+        """Map what continues a mapping, above or below it: the two merge, unless something else keeps them apart."""
+        pair = self.pair(who)
+        vmas = self.twins.vmas_emulated(pair)
+        if not vmas:
+            return
+        start, end, prot, shared, pgoff, file = vmas[which % len(vmas)]
+        if below:
+            nr_pages = min(nr_pages, (start - BASE) // PAGE, pgoff if file.isdigit() else ARENA_PAGES)
+            vaddr, pgoff = start - nr_pages * PAGE, pgoff - nr_pages
+        else:
+            nr_pages = min(nr_pages, (END - end) // PAGE)
+            vaddr, pgoff = end, pgoff + (end - start) // PAGE
+        if nr_pages < 1:
+            return
+        kind = (1 if shared else 2) | (0 if file.isdigit() else MAP_ANONYMOUS)
+        fd, offset = (2 * int(file), pgoff * PAGE) if file.isdigit() else (-1, 0)
+        self.twins.both_mapping(
+            pair,
+            nr_pages * PAGE,
+            lambda process, fds: process.sys_mmap(
+                vaddr, nr_pages * PAGE, prot, kind | flags, -1 if fd < 0 else fds[fd], offset
             ),
         )
 

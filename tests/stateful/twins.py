@@ -15,12 +15,26 @@ from typing import Any
 from emu.check import check
 from emu.errors import Signal
 from emu.host import HostProcess
+from emu.host_state import PM_FILE, PM_PRESENT, PM_SWAP, read_flags, read_maps
 from emu.machine import Machine
 from emu.mm.inode import Inode
 from emu.mm_types.clock import VirtualClock
-from emu.mm_types.vma import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE
+from emu.mm_types.page import PG_ANON
+from emu.mm_types.vma import (
+    VM_EXEC,
+    VM_LOCKED,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYSHARE,
+    VM_MAYWRITE,
+    VM_RAND_READ,
+    VM_READ,
+    VM_SEQ_READ,
+    VM_SHARED,
+    VM_WRITE,
+)
 from emu.process import Process
-from tests.stateful.differences import merge_private, within_file
+from tests.stateful.differences import merge_where_emulated_did, within_file
 
 PAGE = 4096
 RW = mmap.PROT_READ | mmap.PROT_WRITE
@@ -28,6 +42,13 @@ BASE = 1 << 37
 ARENA_PAGES = 40
 END = BASE + ARENA_PAGES * PAGE
 FILE_NBYTES = (12 * PAGE + 1240, 5 * PAGE)
+CHECK_EVERY = 8
+"""The emulated machine's own invariants and the flags of all VMAs are looked at after every so many steps."""
+FLAGS = {
+    VM_READ: "rd", VM_WRITE: "wr", VM_EXEC: "ex", VM_SHARED: "sh", VM_MAYREAD: "mr", VM_MAYWRITE: "mw",
+    VM_MAYEXEC: "me", VM_MAYSHARE: "ms", VM_LOCKED: "lo", VM_SEQ_READ: "sr", VM_RAND_READ: "rr",
+}  # fmt: skip
+"""What /proc/PID/smaps calls the flags that both kernels have."""
 
 Call = Callable[[Any], Any]
 Vma = tuple[int, int, int, bool, int, str]
@@ -102,17 +123,56 @@ class TwinMachines:
         return self.both(pair, placed)
 
     def compare(self, *, pages: bool) -> None:
-        """Compare all VMAs, and the bytes of all pages if asked for; not again where a difference is known."""
+        """Compare all VMAs and what is resident, and the bytes of all pages if asked for.
+
+        Not again where a difference is known already.
+        """
         was_alike, self.alike = self.alike, False
         if not was_alike:
             return
-        check(self.machine)
+        every = pages or not self.nr_steps % CHECK_EVERY
+        if every:
+            check(self.machine)
         for pair in self.pairs:
             emulated, host = self.vmas_emulated(pair), self.vmas_host(pair)
-            assert merge_private(emulated) == merge_private(host), f"emulated\n{told(emulated)}\nhost\n{told(host)}"
+            merged = merge_where_emulated_did(host, emulated)
+            assert emulated == merged, f"emulated\n{told(emulated)}\nhost\n{told(host)}"
+            if pair is self.pairs[0]:
+                # fork_zero_pages: of a child that is another matter.
+                self.compare_residency(pair, host)
+            if every:
+                self.compare_flags(pair)
             if pages:
                 self.compare_pages(pair, host)
         self.alike = True
+
+    def compare_residency(self, pair: Twins, vmas: list[Vma]) -> None:
+        """Compare which pages of private mappings have anonymous pages; those of files are each page cache's own."""
+        words = pair.host.pagemap(BASE, ARENA_PAGES).tolist()
+        k, table = pair.emulated.kernel, pair.emulated.mm.pt
+        for start, end, _prot, shared, _pgoff, file in vmas:
+            for vaddr in range(start, min(end, END), PAGE) if not shared else ():
+                word = words[(vaddr - BASE) // PAGE]
+                host = bool(word & PM_SWAP or (word & PM_PRESENT and not word & PM_FILE))
+                pte = table.get(vaddr)
+                emulated = k.fmt.pte_present(pte)
+                if file:
+                    emulated = emulated and bool(k.mem_map.flags[k.fmt.pte_pfn(pte)] & PG_ANON)
+                assert emulated == host, f"{vaddr:#x} resident: emulated {emulated}, host {host}\n{told(vmas)}"
+
+    def compare_flags(self, pair: Twins) -> None:
+        """Compare VM_LOCKED, VM_MAY* and the like, page by page."""
+        host = {}
+        for start, end, names in read_flags(pair.host.pid, BASE, END):
+            for vaddr in range(start, end, PAGE):
+                host[vaddr] = names & set(FLAGS.values())
+        emulated = {}
+        for vma in pair.emulated.mm.vmas:
+            if BASE <= vma.start < END:
+                names = {name for flag, name in FLAGS.items() if vma.flags & flag}
+                emulated |= dict.fromkeys(range(vma.start, vma.end, PAGE), names)
+        for vaddr, names in emulated.items():
+            assert names == host[vaddr], f"{vaddr:#x}: emulated {sorted(names)}, host {sorted(host[vaddr])}"
 
     def compare_pages(self, pair: Twins, vmas: list[Vma]) -> None:
         places = [(vma, vaddr) for vma in vmas for vaddr in range(vma[0], vma[1], PAGE)]
@@ -191,8 +251,7 @@ class TwinMachines:
         names |= {"/dev/zero (deleted)": "zero", "": ""}
         return [
             (vma.start, vma.end, vma.prot, vma.shared, vma.pgoff if vma.name else 0, names[vma.name])
-            for vma in pair.host.vmas
-            if BASE <= vma.start < END
+            for vma in read_maps(pair.host.pid, BASE, END)
         ]
 
     def mapped(self, pair: Twins) -> list[int]:
