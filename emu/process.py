@@ -23,6 +23,7 @@ from emu.mm.fork import dup_mmap, exit_mmap
 from emu.mm.fremap import remap_file_pages, remap_file_pages_bulk
 from emu.mm.inode import Inode, open_inode
 from emu.mm.kernel import Kernel
+from emu.mm.madvise import do_madvise
 from emu.mm.mincore import do_mincore, do_mlockall, do_munlockall
 from emu.mm.mprotect import do_mprotect
 from emu.mm.mremap import MREMAP_MAYMOVE, do_mremap
@@ -221,9 +222,9 @@ class Process:
 
     @traced(28)
     def madvise(self, vaddr: int, nbytes: int, advice: int) -> None:
-        """madvise(2): NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED."""
+        """madvise(2)."""
         self._alive()
-        self._write_locked(lambda: syscalls.do_madvise(self.kernel, self.mm, vaddr, nbytes, advice))
+        self._write_locked(lambda: do_madvise(self.kernel, self.mm, vaddr, nbytes, advice))
 
     def _write_locked(self, call: "Callable[[], None]") -> None:
         self.mm.mmap_sem.down_write()

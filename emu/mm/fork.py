@@ -11,7 +11,7 @@ from emu.mm.trace import name_mm
 from emu.mm.vma_ops import new_vma, remove_vma, vma_link
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import NoFrameError, PageTable
-from emu.mm_types.vma import VM_DONTCOPY, VM_LOCKED, VM_NONLINEAR
+from emu.mm_types.vma import VM_DONTCOPY, VM_LOCKED, VM_NONLINEAR, VM_WIPEONFORK
 
 _NR_ASIDS = 4096
 """How many address spaces the hardware tells apart (the PCIDs of x86); an asid also names a live mm in 12 bits."""
@@ -55,7 +55,8 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
             vma_link(child, copy)
             if vma.flags & VM_NONLINEAR:
                 k.rmap.vma_converted(copy)
-            copy_page_range(k, copy, vma)
+            if not vma.flags & VM_WIPEONFORK:
+                copy_page_range(k, copy, vma)
     except NoFrameError:
         exit_mmap(k, child)
         raise MemoryError("no frame for the child's page tables") from None

@@ -12,7 +12,7 @@ from emu.mm.kernel import Kernel
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import ACTIVE, PG_ANON, PG_UPTODATE
 from emu.mm_types.pgtable import NoFrameError
-from emu.mm_types.vma import VM_EXEC, VM_LOCKED, VM_WRITE, VmArea
+from emu.mm_types.vma import VM_EXEC, VM_LOCKED, VM_NOHUGEPAGE, VM_WRITE, VmArea
 
 
 def do_huge_anonymous_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> bool:
@@ -24,7 +24,8 @@ def do_huge_anonymous_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> bool:
     level = len(fmt.levels) - 2
     nr_pages = pt.nr_leaf_entries
     start = vaddr & -(1 << pt.leaf_shift)
-    if not fmt.has_huge(level) or vma.flags & VM_LOCKED or start < vma.start or start + (1 << pt.leaf_shift) > vma.end:
+    outside = start < vma.start or start + (1 << pt.leaf_shift) > vma.end
+    if not fmt.has_huge(level) or vma.flags & (VM_LOCKED | VM_NOHUGEPAGE) or outside:
         return False
     if start >> pt.leaf_shift in pt.leaves:
         return False

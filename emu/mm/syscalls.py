@@ -1,35 +1,26 @@
-"""mlock, munlock, msync, madvise, ftruncate: system calls over ranges of an mm.
+"""mlock, munlock, msync: system calls over ranges of an mm.
 
-Source: Linux v2.6.20 mm/mlock.c: do_mlock(); mm/msync.c: sys_msync(); mm/madvise.c: madvise_vma(),
-madvise_dontneed().
+Source: Linux v2.6.20 mm/mlock.c: do_mlock(); mm/msync.c: sys_msync().
 """
 
 import errno
-import mmap as host_mmap
 import os
 from collections.abc import Iterator
 
 from emu.errors import BusError, OutOfMemory
 from emu.mm.fault import handle_mm_fault
-from emu.mm.filemap import max_pgoff, read_pages
-from emu.mm.inode import Inode
 from emu.mm.kernel import Kernel
-from emu.mm.memory import ZapDetails, zap_page_range
 from emu.mm.mlock import mlock_vma_page
 from emu.mm.mmap import WORD, align_word, munlock_vma_pages
 from emu.mm.page_writeback import vfs_fsync_range
-from emu.mm.truncate import truncate_range
 from emu.mm.vma_ops import isolate, merge_around
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
 from emu.mm_types.vma import (
     VM_EXEC,
     VM_LOCKED,
-    VM_MAYWRITE,
     VM_NONLINEAR,
-    VM_RAND_READ,
     VM_READ,
-    VM_SEQ_READ,
     VM_SHARED,
     VM_WRITE,
     VmArea,
@@ -37,17 +28,10 @@ from emu.mm_types.vma import (
 
 MS_ASYNC, MS_INVALIDATE, MS_SYNC = 1, 2, 4
 
-MADV_NORMAL = host_mmap.MADV_NORMAL
-MADV_RANDOM = host_mmap.MADV_RANDOM
-MADV_SEQUENTIAL = host_mmap.MADV_SEQUENTIAL
-MADV_WILLNEED = host_mmap.MADV_WILLNEED
-MADV_DONTNEED = host_mmap.MADV_DONTNEED
-MADV_REMOVE = 9
-
 _EVERYTHING = 1 << 62
 
 
-def _range(k: Kernel, vaddr: int, nbytes: int, call: str, wrapped: int) -> tuple[int, int]:
+def page_range(k: Kernel, vaddr: int, nbytes: int, call: str, wrapped: int) -> tuple[int, int]:
     """Return where a range of whole pages starts and ends; EINVAL off a page border, `wrapped` if it wraps."""
     if vaddr & (k.page_size - 1):
         raise OSError(errno.EINVAL, f"{call} needs an address on a page border, not {vaddr:#x}")
@@ -57,7 +41,7 @@ def _range(k: Kernel, vaddr: int, nbytes: int, call: str, wrapped: int) -> tuple
     return vaddr, end
 
 
-def _vmas_of(mm: Mm, start: int, end: int, holes: list[int]) -> Iterator[VmArea]:
+def vmas_of(mm: Mm, start: int, end: int, holes: list[int]) -> Iterator[VmArea]:
     """Yield the VMAs in a range, looked up anew each time; the first address of each hole goes to `holes`."""
     place = start
     while place < end:
@@ -76,9 +60,9 @@ def _vmas_of(mm: Mm, start: int, end: int, holes: list[int]) -> Iterator[VmArea]
 def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool) -> None:
     """Lock or unlock the pages of a range, up to the first hole (ENOMEM); locking prefaults them (EAGAIN: no frame)."""
     nbytes += vaddr & (k.page_size - 1)
-    start, end = _range(k, vaddr & -k.page_size, nbytes, "mlock", errno.EINVAL)
+    start, end = page_range(k, vaddr & -k.page_size, nbytes, "mlock", errno.EINVAL)
     holes: list[int] = []
-    for found in _vmas_of(mm, start, end, holes):
+    for found in vmas_of(mm, start, end, holes):
         if holes:
             break
         flags = found.flags | VM_LOCKED if lock else found.flags & ~VM_LOCKED
@@ -133,9 +117,9 @@ def do_msync(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) -> None:
     """
     if flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or flags & (MS_ASYNC | MS_SYNC) == MS_ASYNC | MS_SYNC:
         raise OSError(errno.EINVAL, f"msync flags {flags:#x}: give MS_SYNC or MS_ASYNC, and perhaps MS_INVALIDATE")
-    start, end = _range(k, vaddr, nbytes, "msync", errno.ENOMEM)
+    start, end = page_range(k, vaddr, nbytes, "msync", errno.ENOMEM)
     holes: list[int] = []
-    for vma in _vmas_of(mm, start, end, holes):
+    for vma in vmas_of(mm, start, end, holes):
         if flags & MS_INVALIDATE and vma.flags & VM_LOCKED:
             raise OSError(errno.EBUSY, f"MS_INVALIDATE of locked memory at {vma.start:#x}")
         if not flags & MS_SYNC or vma.mapping is None or not vma.flags & VM_SHARED:
@@ -164,68 +148,3 @@ def msync_mapping(k: Kernel, mm: Mm, mapping: AddressSpace, first: int, stop: in
         error = error or last
     if error:
         raise OSError(error, f"{mapping.host.name} could not be written back: {os.strerror(error)}")
-
-
-def do_madvise(k: Kernel, mm: Mm, vaddr: int, nbytes: int, advice: int) -> None:
-    """Act on advice: NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, REMOVE. EINVAL for others; ENOMEM for a hole."""
-    known = {MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED, MADV_REMOVE}
-    if advice not in known:
-        names = "NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, REMOVE"
-        raise OSError(errno.EINVAL, f"madvise {advice} is not among {names}")
-    start, end = _range(k, vaddr, nbytes, "madvise", errno.EINVAL)
-    if nbytes and start == end:
-        raise OSError(errno.EINVAL, f"madvise of {nbytes} bytes")
-    holes: list[int] = []
-    for vma in _vmas_of(mm, start, end, holes):
-        low, high = max(vma.start, start), min(vma.end, end)
-        if advice == MADV_DONTNEED:
-            _madvise_dontneed(k, vma, low, high)
-        elif advice == MADV_WILLNEED:
-            _madvise_willneed(k, vma, low, high)
-        elif advice == MADV_REMOVE:
-            _madvise_remove(k, vma, low, high)
-        else:
-            _madvise_behavior(k, mm, vma, low, high, advice)
-    if holes:
-        raise OSError(errno.ENOMEM, f"nothing is mapped at {holes[0]:#x}")
-
-
-def _madvise_dontneed(k: Kernel, vma: VmArea, start: int, end: int) -> None:
-    """Drop the pages; a nonlinear VMA keeps its page order in file PTEs."""
-    if vma.flags & VM_LOCKED:
-        raise OSError(errno.EINVAL, f"the memory at {start:#x} is locked")
-    zap_page_range(k, vma, start, end, ZapDetails(even_cows=True) if vma.flags & VM_NONLINEAR else None)
-
-
-def _madvise_remove(k: Kernel, vma: VmArea, start: int, end: int) -> None:
-    """Punch a hole into the file, where a linear, shared, writable VMA shows it (madvise_remove)."""
-    if vma.flags & (VM_LOCKED | VM_NONLINEAR) or vma.mapping is None:
-        raise OSError(errno.EINVAL, f"MADV_REMOVE takes linear file mappings that are not locked, not {vma!r}")
-    # That it might be made writable is enough (v6.12 mm/madvise.c: madvise_remove(); v2.6.20 asked for VM_WRITE).
-    if vma.flags & (VM_SHARED | VM_MAYWRITE) != VM_SHARED | VM_MAYWRITE:
-        raise OSError(errno.EACCES, "MADV_REMOVE takes shared mappings of files open for writing")
-    inode = vma.mapping.host
-    assert isinstance(inode, Inode)
-    truncate_range(k, inode, vma.linear_pgoff(start), vma.linear_pgoff(end))
-
-
-def _madvise_willneed(k: Kernel, vma: VmArea, start: int, end: int) -> None:
-    if vma.mapping is None:
-        return
-    first = vma.linear_pgoff(start)
-    stop = min(vma.linear_pgoff(end), max_pgoff(k, vma.mapping))
-    room = max(k.ram.nr_free - k.watermarks.high, 0)
-    if stop > first:
-        read_pages(k, vma.mapping, first, min(stop - first, room))
-
-
-def _madvise_behavior(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int, advice: int) -> None:
-    flags = vma.flags & ~(VM_RAND_READ | VM_SEQ_READ)
-    if advice == MADV_RANDOM:
-        flags |= VM_RAND_READ
-    elif advice == MADV_SEQUENTIAL:
-        flags |= VM_SEQ_READ
-    if flags != vma.flags:
-        vma = isolate(k, mm, vma, start, end)
-        vma.flags = flags
-        merge_around(k, mm, vma)

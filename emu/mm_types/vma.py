@@ -41,6 +41,12 @@ class VmFlag(IntFlag):
     ACCOUNT = 0x100000
     NORESERVE = 0x200000
     NONLINEAR = 0x800000
+    # As numbered by later releases (v6.12).
+    WIPEONFORK = 0x2000000
+    DONTDUMP = 0x4000000
+    HUGEPAGE = 0x20000000
+    NOHUGEPAGE = 0x40000000
+    MERGEABLE = 0x80000000
 
 
 VM_READ: Final = int(VmFlag.READ)
@@ -56,6 +62,11 @@ VM_SEQ_READ: Final = int(VmFlag.SEQ_READ)
 VM_RAND_READ: Final = int(VmFlag.RAND_READ)
 VM_DONTCOPY: Final = int(VmFlag.DONTCOPY)
 VM_NONLINEAR: Final = int(VmFlag.NONLINEAR)
+VM_WIPEONFORK: Final = int(VmFlag.WIPEONFORK)
+VM_DONTDUMP: Final = int(VmFlag.DONTDUMP)
+VM_HUGEPAGE: Final = int(VmFlag.HUGEPAGE)
+VM_NOHUGEPAGE: Final = int(VmFlag.NOHUGEPAGE)
+VM_MERGEABLE: Final = int(VmFlag.MERGEABLE)
 
 
 class VmArea:

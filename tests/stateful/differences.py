@@ -30,6 +30,12 @@ DIFFERENCES = {
         "Linux v2.6.20 mm/memory.c: copy_page_range()",
         "Differential.mincore(): only the first process compares what it says",
     ),
+    "madvise_later": Difference(
+        "MADV_COLLAPSE, the guards (102, 103) and the poison of tests (100, 101) are EINVAL",
+        "known since v6.1 and v6.13",
+        "Linux v6.13 mm/madvise.c: madvise_behavior_valid()",
+        "Differential.madvise(): these are not among the random advices",
+    ),
     "mlock_hole": Difference(
         "mlock up to a hole (ENOMEM) brings the pages before it into memory",
         "it marks them, but brings none in",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from emu.errors import SegmentationFault
 from emu.host import HostProcess
 from emu.machine import Machine
 from emu.process import Process
@@ -59,6 +60,26 @@ def test_fork_zero_pages(host: HostProcess, emulated: Process) -> None:
         child.exit()
 
 
+def test_madvise_later(host: HostProcess, emulated: Process) -> None:
+    for process in (host, emulated):
+        process.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
+    for advice in (25, 102, 103):
+        with pytest.raises(OSError, match="not among") as caught:
+            emulated.madvise(BASE, PAGE, advice)
+        assert caught.value.errno == errno.EINVAL
+    if release() < (6, 13):
+        pytest.skip("this kernel is older than Linux 6.13")
+    host.madvise(BASE, PAGE, 102)
+    with pytest.raises(SegmentationFault):
+        host.load(BASE, 1)
+    host.madvise(BASE, PAGE, 103)
+
+
+def release() -> tuple[int, ...]:
+    """Return the host's kernel's number: (6, 18)."""
+    return tuple(int(part) for part in platform.release().split(".")[:2])
+
+
 def test_mlock_hole(host: HostProcess, emulated: Process) -> None:
     for process, present in ((host, b"\0"), (emulated, b"\1")):
         process.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
@@ -74,7 +95,7 @@ def test_mremap_many(host: HostProcess, emulated: Process) -> None:
         process.mprotect(BASE, PAGE, mmap.PROT_READ)
     with pytest.raises(OSError, match="not one mapping"):
         emulated.mremap(BASE, 2 * PAGE, 2 * PAGE, 3, BASE + 8 * PAGE)
-    if tuple(int(part) for part in platform.release().split(".")[:2]) < (6, 17):
+    if release() < (6, 17):
         pytest.skip("this kernel is older than Linux 6.17")
     assert host.mremap(BASE, 2 * PAGE, 2 * PAGE, 3, BASE + 8 * PAGE) == BASE + 8 * PAGE
 

@@ -35,6 +35,8 @@ lengths = st.one_of(
 prots = st.sampled_from((RW, RW, RW, 1, 1, 0, 2, 3, 7, 5, 8, 16, 1 << 20))
 kinds = st.sampled_from((1, 1, 1, 2, 2, 0x21, 0x22, 0x22, 3, 0, 0x20))
 pgoffs = st.one_of(st.integers(0, 14), st.integers(0, 14), st.sampled_from((1 << 52, (1 << 52) - 1, (1 << 64) - 1)))
+# All but MADV_COLLAPSE and guards (madvise_later), and some that are none.
+advices = st.sampled_from((*range(5), *range(9, 25), 4, 4, 9, 22, 23, 5, 6, 7, 26, 99, -1))
 data = st.binary(min_size=1, max_size=16)
 
 
@@ -198,7 +200,7 @@ class Differential(RuleBasedStateMachine):
         if lock and ended == ("errno", "ENOMEM"):
             self.twins.compare(pages=True)
 
-    @rule(who=index, place=places, nbytes=lengths, advice=st.sampled_from((0, 1, 2, 3, 4, 4, 4, 9, 9, 5, 99, -1)))
+    @rule(who=index, place=places, nbytes=lengths, advice=advices)
     def madvise(self, who: int, place: tuple[str, int], nbytes: int, advice: int) -> None:
         pair = self.pair(who)
         vaddr = self.vaddr(pair, place)

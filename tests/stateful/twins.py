@@ -21,16 +21,22 @@ from emu.mm.inode import Inode
 from emu.mm_types.clock import VirtualClock
 from emu.mm_types.page import PG_ANON
 from emu.mm_types.vma import (
+    VM_DONTCOPY,
+    VM_DONTDUMP,
     VM_EXEC,
+    VM_HUGEPAGE,
     VM_LOCKED,
     VM_MAYEXEC,
     VM_MAYREAD,
     VM_MAYSHARE,
     VM_MAYWRITE,
+    VM_MERGEABLE,
+    VM_NOHUGEPAGE,
     VM_RAND_READ,
     VM_READ,
     VM_SEQ_READ,
     VM_SHARED,
+    VM_WIPEONFORK,
     VM_WRITE,
 )
 from emu.process import Process
@@ -46,7 +52,8 @@ CHECK_EVERY = 8
 """The emulated machine's own invariants and the flags of all VMAs are looked at after every so many steps."""
 FLAGS = {
     VM_READ: "rd", VM_WRITE: "wr", VM_EXEC: "ex", VM_SHARED: "sh", VM_MAYREAD: "mr", VM_MAYWRITE: "mw",
-    VM_MAYEXEC: "me", VM_MAYSHARE: "ms", VM_LOCKED: "lo", VM_SEQ_READ: "sr", VM_RAND_READ: "rr",
+    VM_MAYEXEC: "me", VM_MAYSHARE: "ms", VM_LOCKED: "lo", VM_SEQ_READ: "sr", VM_RAND_READ: "rr", VM_DONTCOPY: "dc",
+    VM_WIPEONFORK: "wf", VM_DONTDUMP: "dd", VM_HUGEPAGE: "hg", VM_NOHUGEPAGE: "nh", VM_MERGEABLE: "mg",
 }  # fmt: skip
 """What /proc/PID/smaps calls the flags that both kernels have."""
 
@@ -162,11 +169,11 @@ class TwinMachines:
 
     def compare_flags(self, pair: Twins) -> None:
         """Compare VM_LOCKED, VM_MAY* and the like, page by page."""
-        host = {}
+        host: dict[int, set[str]] = {}
         for start, end, names in read_flags(pair.host.pid, BASE, END):
             for vaddr in range(start, end, PAGE):
                 host[vaddr] = names & set(FLAGS.values())
-        emulated = {}
+        emulated: dict[int, set[str]] = {}
         for vma in pair.emulated.mm.vmas:
             if BASE <= vma.start < END:
                 names = {name for flag, name in FLAGS.items() if vma.flags & flag}
