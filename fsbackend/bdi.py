@@ -41,26 +41,24 @@ class Caps:
     preset: str
     flags: BdiCap
     max_ratio: int = 100
+    account_dirty: bool = field(init=False, compare=False, repr=False)
+    """Whether dirty pages count, are throttled, and shared mappings are write-protected when clean."""
+    writeback: bool = field(init=False, compare=False, repr=False)
+    """Whether dirty pages are ever written to the store."""
+    stable_writes: bool = field(init=False, compare=False, repr=False)
+    """Whether a page under writeback must not change."""
+    strict: bool = field(init=False, compare=False, repr=False)
+    """Whether the device is judged by its own limit alone."""
 
-    @property
-    def account_dirty(self) -> bool:
-        """Whether dirty pages count, are throttled, and shared mappings are write-protected when clean."""
-        return not self.flags & BdiCap.NO_ACCT_DIRTY
-
-    @property
-    def writeback(self) -> bool:
-        """Whether dirty pages are ever written to the store."""
-        return not self.flags & BdiCap.NO_WRITEBACK
-
-    @property
-    def stable_writes(self) -> bool:
-        """Whether a page under writeback must not change."""
-        return bool(self.flags & BdiCap.STABLE_WRITES)
-
-    @property
-    def strict(self) -> bool:
-        """Whether the device is judged by its own limit alone."""
-        return bool(self.flags & BdiCap.STRICTLIMIT)
+    def __post_init__(self) -> None:
+        """Spell the flags out once: they are asked for at every write."""
+        for name, value in (
+            ("account_dirty", not self.flags & BdiCap.NO_ACCT_DIRTY),
+            ("writeback", not self.flags & BdiCap.NO_WRITEBACK),
+            ("stable_writes", bool(self.flags & BdiCap.STABLE_WRITES)),
+            ("strict", bool(self.flags & BdiCap.STRICTLIMIT)),
+        ):
+            object.__setattr__(self, name, value)
 
     def flag_names(self) -> list[str]:
         """Return the names of the flags that are set, in the kernel's spelling."""
@@ -219,6 +217,6 @@ class BackingDevInfo:
             global_dirty,
             self.nr_reclaimable_and_writeback,
             limits,
-            bdi_thresholds=self.thresholds(limits),
+            bdi_thresholds=self.thresholds(limits) if self.strict_limit or global_dirty > limits.freerun else None,
             strict=self.strict_limit,
         )

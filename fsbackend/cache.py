@@ -62,7 +62,7 @@ class Cache:
         """Whether background writeback should run, judged by this mount or by all."""
         bdi = self.bdi
         own = bdi.nr_reclaimable_and_writeback
-        if own > bdi.thresholds(self.limits).background and (bdi.strict_limit or bdi.max_ratio < 100):
+        if (bdi.strict_limit or bdi.max_ratio < 100) and own > bdi.thresholds(self.limits).background:
             return True
         return own > 0 and own + self.others_dirty > self.limits.background
 

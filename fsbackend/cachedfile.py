@@ -157,11 +157,8 @@ class CachedFile:
         info = os.fstat(self.fd)
         if self.node.mtime_ns and info.st_mtime_ns != self.node.mtime_ns and self.writable:
             # Writeback moved the store's times to now; put back when the program wrote.
-            if info.st_ctime_ns != self.node.store_ctime_ns:
-                self.node.ctime_ns = max(self.node.ctime_ns, info.st_ctime_ns)
             os.utime(self.fd, ns=(info.st_atime_ns, self.node.mtime_ns))
             info = os.fstat(self.fd)
-            self.node.store_ctime_ns = info.st_ctime_ns
         if self.direct_fd >= 0:
             os.close(self.direct_fd)
         fd, self.fd, self.direct_fd = self.fd, -1, -1
@@ -185,10 +182,10 @@ class CachedFile:
         """Write back every page that is dirty now; return how many."""
         nr_pages = 0
         with self.io_lock:
-            while True:
+            while self.pages.nr_pages and nr_pages << PAGE_SHIFT <= self.nbytes + MAX_BATCH_BYTES:
                 nr_done = self._write_batch()
                 nr_pages += nr_done
-                if not nr_done or nr_pages << PAGE_SHIFT > self.nbytes + MAX_BATCH_BYTES:
+                if not nr_done:
                     break
         if nr_pages:
             self._after_writeback()
@@ -212,9 +209,6 @@ class CachedFile:
             if not runs:
                 return 0
             submissions = self._submissions(runs)
-            ctime_ns = os.fstat(self.fd).st_ctime_ns
-            if ctime_ns != self.node.store_ctime_ns:  # changed otherwise since; our write is about to hide it
-                self.node.ctime_ns = max(self.node.ctime_ns, ctime_ns)
         nr_pages = sum(count for _, _, count in runs)
         if self.caps.account_dirty:
             with self.cache.lock:
@@ -282,7 +276,6 @@ class CachedFile:
     def _end_batch(self, runs: list[tuple[int, int, int]], nr_pages: int, failure: OSError | None) -> None:
         with self.lock:
             nr_again = sum(self.pages.end_writeback(*run, failed=failure is not None) for run in runs)
-            self.node.store_ctime_ns = os.fstat(self.fd).st_ctime_ns
             self.settled.notify_all()
         if self.caps.account_dirty:
             with self.cache.lock:

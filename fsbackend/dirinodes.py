@@ -175,8 +175,7 @@ class DirInodes:
         if node.mtime_ns:
             attr.mtime_ns = node.mtime_ns
         if node.ctime_ns:
-            stands = info.st_ctime_ns == node.store_ctime_ns
-            attr.ctime_ns = node.ctime_ns if stands else max(node.ctime_ns, info.st_ctime_ns)
+            attr.ctime_ns = node.ctime_ns
         data = node.data
         if data is not None:
             attr.nbytes = data.nbytes

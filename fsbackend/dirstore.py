@@ -101,6 +101,7 @@ class DirStore(DirInodes):
         self._refuse_reserved(parent, name)
         with self.inode_path(node) as path:
             os.link(path, name, dst_dir_fd=self.dir_fd(parent), follow_symlinks=True)
+        node.inode_changed()
         self.lookup(parent, name)
 
     def unlink(self, parent: Node, name: bytes) -> DirNode:
@@ -144,6 +145,7 @@ class DirStore(DirInodes):
         if over is not None:
             self._unnamed(*over)
         node.parent, node.name = new_parent, new_name
+        node.inode_changed()
         return None if over is None else over[0]
 
     def _hold_last(self, parent: Node, name: bytes) -> tuple[DirNode, int]:
@@ -163,6 +165,7 @@ class DirStore(DirInodes):
 
     def _unnamed(self, node: DirNode, held: int) -> None:
         """Keep an inode by the descriptor; without any name it can be found by none."""
+        node.inode_changed()
         if held >= 0:
             node.hold_fd = held
             node.parent = None
@@ -192,3 +195,4 @@ class DirStore(DirInodes):
                 os.utime(path, ns=times)
             if node.mtime_ns:
                 node.mtime_ns = times[1]
+        node.inode_changed()

@@ -93,8 +93,8 @@ class Node:
     """An inode that the kernel knows, or that has data in memory.
 
     `nlookup` counts the kernel's references; `parent` and `name` are one of its names, None once it has none.
-    `mtime_ns`, `ctime_ns`: when a program changed it, if that is not when the store's file was written (0: it
-    is); `store_ctime_ns` is the store's ctime that they stand for.
+    `mtime_ns`, `ctime_ns`: when a program changed it, once that may differ from when the store's file was
+    written (0: it does not).
     """
 
     __slots__ = (
@@ -108,7 +108,6 @@ class Node:
         "nlookup",
         "parent",
         "seen",
-        "store_ctime_ns",
     )
 
     def __init__(self, ino: int, kind: int) -> None:
@@ -118,7 +117,6 @@ class Node:
         self.nlookup = 0
         self.mtime_ns = 0
         self.ctime_ns = 0
-        self.store_ctime_ns = 0
         self.parent: Node | None = None
         self.name = b""
         self.seen: tuple[int, ...] = ()  # mtime and size at the last close
@@ -133,6 +131,11 @@ class Node:
     def is_file(self) -> bool:
         """Whether it is a regular file."""
         return self.kind == stat.S_IFREG
+
+    def inode_changed(self) -> None:
+        """Set ctime to now where it is kept here, since the store's own may be that of a writeback."""
+        if self.ctime_ns:
+            self.ctime_ns = max(current_time_ns(), self.ctime_ns)
 
     def path(self) -> bytes:
         """Return its path from the mount's root, without a leading slash; for people and for globs."""

@@ -10,7 +10,6 @@ import ctypes
 import errno
 import heapq
 import logging
-import mmap
 import os
 import threading
 import time
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fsbackend import lowlevel
+from fsbackend.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,26 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("fremap")
 
 MAX_READ = 128 << 10
-MAX_WORKERS = 48
-_AGAIN = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
-
-
-class Buffer:
-    """Page-aligned memory with its address."""
-
-    __slots__ = ("_memory", "address", "view")
-
-    def __init__(self, nbytes: int) -> None:
-        self._memory = mmap.mmap(-1, nbytes)
-        self.view = memoryview(self._memory)
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-
-
-class Worker(threading.local):
-    """What a worker thread owns: the request it is serving and room for an answer."""
-
-    request: Buffer
-    answer: Buffer
 
 
 class HeldReplies:
@@ -106,7 +86,6 @@ class Session:
         tuning = f"big_writes,max_write={MAX_READ},max_readahead={MAX_READ},max_background=64"
         session_args = lowlevel.make_args(b"fremap", b"-o", tuning.encode())
         self.mountpoint = os.fsencode(mountpoint)
-        self.worker = Worker()
         self.held = HeldReplies()
         self._ops = lowlevel.LowlevelOps()
         for name, args in lowlevel.OPERATIONS:
@@ -125,62 +104,22 @@ class Session:
             self.held.close()
             raise OSError(errno.EIO, "libfuse did not accept the session's options")
         lowlevel.session_add_channel(self._session, self._channel)
-        self._fd = lowlevel.channel_fd(self._channel)
-        self._bufsize = lowlevel.channel_bufsize(self._channel)
-        self._lock = threading.Lock()
-        self._nr_idle = 0
-        self._workers: list[threading.Thread] = []
-        self.done = threading.Event()
+        bufsize = lowlevel.channel_bufsize(self._channel)
+        self._workers = Workers(lowlevel.channel_fd(self._channel), self._serve, bufsize, MAX_READ)
+        self.worker = self._workers.local
+        self.done = self._workers.done
 
-    def start(self, nr_workers: int = 2) -> None:
+    def _serve(self, address: int, nbytes: int) -> None:
+        lowlevel.session_process(self._session, address, nbytes, self._channel)
+
+    def start(self) -> None:
         """Start serving."""
-        for _ in range(nr_workers):
-            self._add_worker()
-
-    def _add_worker(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"worker-{len(self._workers)}", daemon=True)
-        self._workers.append(thread)
-        thread.start()
-
-    def _work(self) -> None:
-        request = self.worker.request = Buffer(self._bufsize)
-        self.worker.answer = Buffer(MAX_READ)
-        process, session, channel, fd, lock = (
-            lowlevel.session_process,
-            self._session,
-            self._channel,
-            self._fd,
-            self._lock,
-        )
-        buffers, address = [request.view], request.address
-        with lock:
-            self._nr_idle += 1
-        while True:
-            try:
-                nbytes = os.readv(fd, buffers)
-            except OSError as error:
-                if error.errno in _AGAIN:
-                    continue
-                if error.errno not in {errno.ENODEV, errno.EBADF}:
-                    log.warning("reading requests failed: %s", error)
-                break
-            if not nbytes:
-                break
-            with lock:
-                self._nr_idle -= 1
-                starving = not self._nr_idle and len(self._workers) < MAX_WORKERS
-            if starving:
-                self._add_worker()
-            process(session, address, nbytes, channel)
-            with lock:
-                self._nr_idle += 1
-        self.done.set()
+        self._workers.start()
 
     def close(self) -> None:
         """End after the kernel has unmounted: let workers finish, free what libfuse holds."""
         self.held.close()
-        for thread in self._workers:
-            thread.join(timeout=10.0)
+        self._workers.join(timeout_s=10.0)
         lowlevel.session_remove_channel(self._channel)
         lowlevel.session_destroy(self._session)
         lowlevel.unmount_channel(None, self._channel)

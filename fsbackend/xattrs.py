@@ -21,7 +21,7 @@ class XattrOperations(Operations):
     """The handlers, with those of extended attributes."""
 
     @contextmanager
-    def _path_of(self, node_id: int, name: bytes = b"") -> Iterator[str]:
+    def _path_of(self, node_id: int, name: bytes = b"", *, changing: bool = False) -> Iterator[str]:
         fs = self.fs
         with fs.lock:
             node = fs.node(node_id)
@@ -30,6 +30,8 @@ class XattrOperations(Operations):
             assert isinstance(fs.store, DirStore)
             with fs.store.inode_path(node) as path:
                 yield path
+            if changing:
+                node.inode_changed()
 
     @staticmethod
     def _reply(req: int, value: bytes, room_nbytes: int) -> None:
@@ -54,12 +56,12 @@ class XattrOperations(Operations):
 
     def on_setxattr(self, req: int, node_id: int, name: bytes, value: int, nbytes: int, flags: int) -> None:
         """Set an attribute."""
-        with self._path_of(node_id, name) as path:
+        with self._path_of(node_id, name, changing=True) as path:
             os.setxattr(path, name, ctypes.string_at(value, nbytes), flags)
         ll.reply_err(req, 0)
 
     def on_removexattr(self, req: int, node_id: int, name: bytes) -> None:
         """Remove an attribute."""
-        with self._path_of(node_id, name) as path:
+        with self._path_of(node_id, name, changing=True) as path:
             os.removexattr(path, name)
         ll.reply_err(req, 0)

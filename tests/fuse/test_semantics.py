@@ -238,6 +238,33 @@ def test_writeback_does_not_move_times(disk: TemporaryMount) -> None:
     assert (disk.store / "file").stat().st_mtime_ns == before.st_mtime_ns
 
 
+def test_ctime_is_when_a_program_changed_the_inode_not_when_it_was_written_back(disk: TemporaryMount) -> None:
+    path, other = disk.path / "file", disk.path / "other"
+    path.write_bytes(b"x" * 5000)
+    disk.set_control("sync", "1")
+    changes: list[Callable[[], object]] = [
+        lambda: path.chmod(0o600),
+        lambda: os.link(path, other),
+        other.unlink,
+        lambda: path.rename(other).rename(path),
+        lambda: os.utime(path, ns=(1, 2)),
+        lambda: os.truncate(path, 5000),
+    ]
+    for number, change in enumerate(changes):
+        before = path.stat().st_ctime_ns
+        time.sleep(0.005)
+        change()
+        changed = path.stat().st_ctime_ns
+        assert changed > before, number
+        with path.open("r+b") as file:
+            file.write(b"y")
+        written = path.stat().st_ctime_ns
+        assert written >= changed
+        disk.set_control("sync", "1")
+        time.sleep(0.005)
+        assert path.stat().st_ctime_ns == written
+
+
 def test_modes_and_umask(mounted: TemporaryMount) -> None:
     old = os.umask(0o027)
     try:
