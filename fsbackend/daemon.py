@@ -25,9 +25,10 @@ from fsbackend.control import ControlNode, ControlTree
 from fsbackend.controlfiles import add_control_files
 from fsbackend.dirstore import DirStore
 from fsbackend.durability import DurabilityJournal
+from fsbackend.faultyio import FaultyIo
 from fsbackend.filesystem import FileSystem
 from fsbackend.flusher import Flusher
-from fsbackend.inject import FaultyIo, Injector
+from fsbackend.inject import Injector
 from fsbackend.namejournal import JournaledStore
 from fsbackend.node import Node
 from fsbackend.options import MountOptions
@@ -63,7 +64,7 @@ class Daemon:
         self.injector = Injector(options.seed)
         self.injector.set_rules(options.inject)
         journal = DurabilityJournal() if options.power_cut or options.metadata else None
-        self.io = FaultyIo(self.injector, journal)
+        self.io = FaultyIo(self.injector, journal, options.seed)
         self.cache = Cache(self.bdi, self.io)
         self.cache.direct = options.direct
         self.store = self._make_store()

@@ -183,12 +183,12 @@ class FileSystem(OpenFiles):
                     file.nr_open -= 1
                     if file.node.data is file:
                         self._close_data(file.node)
-        self.reap()
         if isinstance(self.store, DirStore):
             try:  # what the flusher wrote, and names: nobody has asked for those to be durable before
                 self.cache.io.sync_store(self.store.root_fd)
             except OSError as error:
                 failures.append(f"the store: {error.strerror}")
+        self.reap()
         return failures
 
     def close(self) -> list[str]:

@@ -8,8 +8,10 @@ OP is a call of a program (``open create read write fsync unlink rename mkdir rm
 what the mount does to its store (``store.read store.write store.fsync store.truncate``), or ``*``. ACTION is
 one of ``error=EIO`` (any errno's name), ``delay=SECONDS``, ``bandwidth=BYTES`` (a second; K, M, G),
 ``torn`` (a part of a store.write gets through, then EIO), ``lie`` (store.fsync says done and does nothing),
-``cut=none|all|SEED`` (power cut, just before). nth and every count the operations that match; p is drawn from
-the mount's seed. A rule with nth fires once; others as often as `times` allows.
+``reorder`` or ``reorder=PAGES`` (store.write goes through a disk's cache of so many pages that persists them in
+any order until the file's next fsync), ``cut=none|all|SEED`` (power cut, just before). nth and every count the
+operations that match; p is drawn from the mount's seed. A rule with nth fires once; others as often as `times`
+allows.
 """
 
 import errno
@@ -21,11 +23,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from fsbackend.durability import DurabilityJournal, FileJournal
-from fsbackend.node import Node
-from fsbackend.storeio import StoreIo
+from fsbackend.diskcache import DEFAULT_LIMIT
 
 _LONGEST_S = 86400
 _SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -111,8 +110,10 @@ def parse_rule(line: str) -> Rule:
             _parse_word(rule, *word.partition("=")[::2])
     except ValueError as error:
         raise _bad(line, f"{word!r}: {error}") from error
+    if rule.action == "reorder" and "store.write" not in ops:
+        raise _bad(line, "only store.write can be reordered")
     if not rule.action:
-        raise _bad(line, "it has no action: error=, delay=, bandwidth=, torn, lie or cut=")
+        raise _bad(line, "it has no action: error=, delay=, bandwidth=, torn, lie, reorder or cut=")
     return rule
 
 
@@ -142,20 +143,28 @@ def _parse_word(rule: Rule, name: str, value: str) -> None:
         setattr(rule, name, int(value))
     elif name == "p":
         rule.probability = _number(value, 0.0, 1.0, "a probability lies between 0 and 1")
-    elif name == "error":
-        rule.action, rule.number = name, _errno(value)
-    elif name == "delay":
-        rule.action, rule.number = name, _number(value, 0.0, _LONGEST_S, f"give 0 to {_LONGEST_S} seconds")
-    elif name == "bandwidth":
-        unit = _SUFFIXES.get(value[-1:].upper(), 1)
-        rate = _number(value[:-1] if unit > 1 else value, 1e-6, 1e18, "give bytes a second above 0, such as 10M")
-        rule.action, rule.number = name, rate * unit
-    elif name in {"torn", "lie"}:
-        rule.action = name
-    elif name == "cut":
-        rule.action, rule.value = name, value or "none"
+    elif name in _ACTIONS:
+        rule.action, rule.value = name, value
+        rule.number = _ACTIONS[name](value)
     else:
         raise ValueError("no such word; a rule is OP [path=] [nth=|every=|p=] [times=] ACTION")
+
+
+def _bandwidth(value: str) -> float:
+    unit = _SUFFIXES.get(value[-1:].upper(), 1)
+    return unit * _number(value[:-1] if unit > 1 else value, 1e-6, 1e18, "give bytes a second above 0, such as 10M")
+
+
+_ACTIONS: dict[str, Callable[[str], float]] = {
+    "error": _errno,
+    "delay": lambda value: _number(value, 0.0, _LONGEST_S, f"give 0 to {_LONGEST_S} seconds"),
+    "bandwidth": _bandwidth,
+    "torn": lambda _value: 0.0,
+    "lie": lambda _value: 0.0,
+    "reorder": lambda value: _number(value or str(DEFAULT_LIMIT), 1, 1 << 20, "give 1 to 1048576 pages, or nothing"),
+    "cut": lambda _value: 0.0,
+}
+"""What reads an action's value; ValueError with what to give instead."""
 
 
 class Injector:
@@ -195,7 +204,7 @@ class Injector:
         return "".join(f"{rule.line}  # matched {rule.nr_matched}, fired {rule.nr_fired}\n" for rule in self.rules)
 
     def fire(self, op: str, path: str, nbytes: int = 0) -> Rule | None:
-        """Do what the first rule that fires says; return it if the caller has to do the rest (torn, lie)."""
+        """Do what the first rule that fires says; return it if the caller has to do the rest (torn, lie, reorder)."""
         with self._lock:
             fired = next(
                 (
@@ -228,100 +237,3 @@ class Injector:
         """Draw how much of a torn write gets through."""
         with self._lock:
             return self._chance.randrange(nbytes) if nbytes else 0
-
-
-class PendingNames(Protocol):
-    """Changes of names that wait for a barrier."""
-
-    def nr_changes(self) -> int:
-        """Return how many changes a barrier that starts now will confirm."""
-
-    def committed(self, count: int) -> None:
-        """Note that the first `count` changes are durable."""
-
-
-class FaultyIo(StoreIo):
-    """Store I/O with faults, and with a journal of what is not durable yet if the mount can be power-cut."""
-
-    def __init__(self, injector: Injector, journal: DurabilityJournal | None) -> None:
-        self.injector = injector
-        self.journal = journal
-        self.dead = False
-        self.names: PendingNames | None = None
-
-    def _fire(self, op: str, node: Node, nbytes: int = 0) -> Rule | None:
-        if self.dead:
-            raise OSError(errno.EIO, "the power was cut")
-        if not self.injector.has_store:
-            return None
-        return self.injector.fire(op, os.fsdecode(node.path()), nbytes)
-
-    def pread_into(self, node: Node, fd: int, out: memoryview, offset: int) -> int:
-        """Read."""
-        self._fire("store.read", node, len(out))
-        return super().pread_into(node, fd, out, offset)
-
-    def pwrite_all(self, node: Node, fd: int, buffers: Sequence[memoryview], offset: int) -> None:
-        """Write, all or, torn, a part."""
-        nbytes = sum(map(len, buffers))
-        fired = self._fire("store.write", node, nbytes)
-        if self.journal is not None:
-            self.journal.before_write(node, fd, offset, nbytes)
-        if fired is not None and fired.action == "torn":
-            whole = memoryview(b"".join(buffers))
-            super().pwrite_all(node, fd, [whole[: self.injector.part(nbytes)]], offset)
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        super().pwrite_all(node, fd, buffers, offset)
-
-    def fsync(self, node: Node, fd: int, *, datasync: bool) -> None:
-        """Make durable, or say so."""
-        fired = self._fire("store.fsync", node)
-        if fired is not None and fired.action == "lie":
-            return
-        if self.journal is None:
-            super().fsync(node, fd, datasync=datasync)
-            return
-        began = self.journal.begin_barrier(node)
-        nr_names = self.names.nr_changes() if self.names is not None else 0
-        try:
-            super().fsync(node, fd, datasync=datasync)
-        except OSError:
-            self.journal.barrier_failed(node, began)
-            raise
-        if self.names is not None:
-            self.names.committed(nr_names)
-
-    def sync_store(self, fd: int) -> None:
-        """Make all durable but the files that a rule lies about."""
-        began: dict[Node, FileJournal | None] = {}
-        lies = False
-        nr_names = self.names.nr_changes() if self.names is not None else 0
-        try:
-            for node in list(self.journal.files) if self.journal is not None else ():
-                fired = self._fire("store.fsync", node)
-                if fired is not None and fired.action == "lie":
-                    lies = True
-                elif self.journal is not None:
-                    began[node] = self.journal.begin_barrier(node)
-            super().sync_store(fd)
-        except OSError:
-            for node, journal in began.items():
-                if self.journal is not None:
-                    self.journal.barrier_failed(node, journal)
-            raise
-        if self.names is not None and not lies:
-            self.names.committed(nr_names)
-
-    def truncate(self, node: Node, fd: int, nbytes: int) -> None:
-        """Set the size."""
-        self._fire("store.truncate", node)
-        if self.journal is not None:
-            self.journal.before_truncate(node, fd, nbytes)
-        super().truncate(node, fd, nbytes)
-
-    def fallocate(self, node: Node, fd: int, mode: int, offset: int, nbytes: int) -> None:
-        """Allocate or punch."""
-        self._fire("store.truncate", node)
-        if self.journal is not None:
-            self.journal.before_write(node, fd, offset, nbytes)
-        super().fallocate(node, fd, mode, offset, nbytes)

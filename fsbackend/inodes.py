@@ -1,9 +1,12 @@
 """The inodes that the kernel knows, or that still have bytes to write: found by number, let go when nobody needs them.
 
 `lock` covers the table and all names; a file's bytes have their own locks, so that reads and writes of different
-files do not wait for each other or for the store's directory operations.
+files do not wait for each other or for the store's directory operations. A file that is closed but dirty lingers
+until it is written back; an inode that the kernel forgets before a barrier confirmed its bytes waits for that,
+so that what a power cut must undo is known under one inode only.
 """
 
+import contextlib
 import errno
 import os
 import threading
@@ -14,11 +17,11 @@ from fsbackend.bdi import Caps
 from fsbackend.cache import Cache
 from fsbackend.cachedfile import CachedFile
 from fsbackend.control import ControlNode, ControlTree
+from fsbackend.dirstore import DirStore
 from fsbackend.handles import Override
 from fsbackend.node import ROOT_ID, Attr, Node
 
 if TYPE_CHECKING:
-    from fsbackend.dirstore import DirStore
     from fsbackend.ramstore import RamStore
 
 
@@ -44,6 +47,7 @@ class InodeTable:
         self.lock = threading.RLock()
         self.nodes: dict[int, Node] = {}
         self.lingering: set[Node] = set()
+        self.waiting: set[Node] = set()
         self._next_id = ROOT_ID
         self.control: ControlTree | None = None
         self._register(store.root)
@@ -92,10 +96,26 @@ class InodeTable:
             return
         if not self._close_data(node) or node.nlookup > 0:
             return
+        if self._must_wait(node):
+            self.waiting.add(node)
+            return
+        self.waiting.discard(node)
         self.lingering.discard(node)
         del self.nodes[node.id]
         node.id = 0
         self.store.forget(node)
+
+    def _must_wait(self, node: Node) -> bool:
+        """Return whether a power cut would still need this inode, or the way through it to one that it needs."""
+        if node.is_dir:
+            return any(other.parent is node for other in self.waiting)
+        if not self.cache.io.remembers(node) or not isinstance(self.store, DirStore):
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            if self.store.stat(node).st_nlink:
+                return True
+        self.cache.io.forget(node)
+        return False
 
     def _close_data(self, node: Node) -> bool:
         """Let the bytes of a file go if nobody has it open and nothing waits; return whether they are gone."""
@@ -119,10 +139,18 @@ class InodeTable:
         return True
 
     def reap(self) -> None:
-        """Close files that were closed while dirty and are clean now; the flusher calls it."""
+        """Close files that were closed while dirty and are clean now, and drop inodes that waited for a barrier.
+
+        The flusher calls it.
+        """
         for node in list(self.lingering):
             with self.lock:
                 if node in self.lingering and self._close_data(node) and node.nlookup <= 0 and node.id:
+                    self._try_drop(node)
+        for node in list(self.waiting):
+            with self.lock:
+                self.waiting.discard(node)
+                if node.nlookup <= 0 and node.id:
                     self._try_drop(node)
 
     def caps_of(self, node: Node) -> Caps:

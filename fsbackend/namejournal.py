@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from fsbackend.dirstore import RESERVED_NAME, DirNode, DirStore
 from fsbackend.durability import Choice
-from fsbackend.inject import FaultyIo
+from fsbackend.faultyio import FaultyIo
 from fsbackend.node import Attr, Cred, Node
 from fsbackend.storeio import StoreIo
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fsbackend.cachedfile import CachedFile
 from fsbackend.dirstore import DirStore
 from fsbackend.durability import Choice, DurabilityJournal
-from fsbackend.inject import FaultyIo
+from fsbackend.faultyio import FaultyIo
 from fsbackend.namejournal import JournaledStore
 from fsbackend.pages import CHUNK_SHIFT, PAGE_SHIFT, PAGE_SIZE
 
@@ -116,6 +116,7 @@ class PowerCutter:
     def _cut(self, choice: Choice) -> "list[Node]":
         for file in self.fs.cache.oldest():
             self._drop_cached(file, choice)
+        self.io.cut(choice)
         assert isinstance(self.fs.store, DirStore)
         for node in list(self.journal.files):
             fd, opened = getattr(node.data, "fd", -1), -1

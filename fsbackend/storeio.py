@@ -103,3 +103,10 @@ class StoreIo:
     def fallocate(self, node: Node, fd: int, mode: int, offset: int, nbytes: int) -> None:
         """Allocate or punch."""
         fallocate(fd, mode, offset, nbytes)
+
+    def remembers(self, node: Node) -> bool:
+        """Return whether something of a file has to be remembered by its inode: not here."""
+        return False
+
+    def forget(self, node: Node) -> None:
+        """Drop what is remembered of a file that is gone for good."""

@@ -128,12 +128,13 @@ def inject(
         typer.Argument(help="Rules, one word each in quotes, or 'clear'. Without any: show those in force."),
     ] = None,
 ) -> None:
-    """Make operations of a mount fail, wait, crawl, tear or lie.
+    """Make operations of a mount fail, wait, crawl, tear, lie or persist in any order.
 
     A rule: `OP[,OP] [path=GLOB] [nth=N|every=N|p=P] [times=K] ACTION`, such as
     `'store.write path=*.db nth=3 error=EIO'`, `'fsync p=0.1 delay=0.5'`, `'store.fsync lie'`,
-    `'store.write bandwidth=10M'`, `'store.write nth=5 torn'`, `'store.fsync nth=2 cut=none'`. Operations of
-    programs have plain names (create, write, fsync, rename ...), those on the store begin with `store.`
+    `'store.write bandwidth=10M'`, `'store.write nth=5 torn'`, `'store.write reorder'`,
+    `'store.fsync nth=2 cut=none'`. Operations of programs have plain names (create, write, fsync, rename ...), those
+    on the store begin with `store.`
     """
     if rules:
         try:

@@ -1,0 +1,94 @@
+"""An inode that the kernel forgets before a barrier: a power cut still knows what of it was durable."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fsbackend.bdi import BackingDevInfo, parse_caps
+from fsbackend.cache import Cache
+from fsbackend.dirstore import DirStore
+from fsbackend.durability import DurabilityJournal
+from fsbackend.faultyio import FaultyIo
+from fsbackend.filesystem import FileSystem
+from fsbackend.inject import Injector
+from fsbackend.node import ROOT_ID, Cred
+from fsbackend.powercut import Gate, PowerCutter
+from fsbackend.throttle import DirtyParams
+
+
+class Served:
+    """A filesystem as a daemon makes it, without a kernel above it."""
+
+    def __init__(self, store: Path, *, rules: tuple[str, ...] = ()) -> None:
+        caps = parse_caps("disk")
+        injector = Injector()
+        injector.set_rules(rules)
+        self.journal = DurabilityJournal()
+        self.io = FaultyIo(injector, self.journal)
+        self.fs = FileSystem(DirStore(str(store)), Cache(BackingDevInfo("test", caps, DirtyParams()), self.io), caps)
+        self.cutter = PowerCutter(self.fs, self.io, self.journal, Gate())
+        self.cred = Cred(os.geteuid(), os.getegid())
+
+    def write(self, name: bytes, data: bytes, *, sync: bool) -> None:
+        """Open or make a file, write, perhaps fsync, close, have the flusher write, and be forgotten."""
+        node, number = self.fs.create(ROOT_ID, name, 0o644, os.O_RDWR, self.cred)
+        self.fs.write(number, 0, memoryview(data))
+        if sync:
+            self.fs.fsync(number, datasync=False)
+        self.fs.release(number)
+        for file in self.fs.cache.oldest():
+            file.write_back_all()
+        self.fs.forget(node.id, node.nlookup)
+        self.fs.reap()
+
+    def read(self, name: bytes) -> bytes:
+        """Return a file's bytes as a program sees them."""
+        node = self.fs.lookup(ROOT_ID, name)
+        number = self.fs.open(node.id, os.O_RDONLY)
+        out = bytearray(1 << 16)
+        done = self.fs.read(number, 0, memoryview(out))
+        self.fs.release(number)
+        self.fs.forget(node.id, 1)
+        return bytes(out[:done])
+
+
+@pytest.fixture(params=[(), ("store.write reorder",)], ids=["in order", "reordered"])
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Served:
+    return Served(tmp_path, rules=request.param)
+
+
+def test_what_was_synced_after_it_was_forgotten_stays(served: Served) -> None:
+    served.write(b"file", b"first" * 2000, sync=True)
+    served.write(b"file", b"never" * 2000, sync=False)
+    served.write(b"file", b"third" * 2000, sync=True)
+    served.cutter.cut()
+    assert served.read(b"file") == b"third" * 2000
+
+
+def test_what_was_not_synced_goes(served: Served) -> None:
+    served.write(b"file", b"first" * 2000, sync=True)
+    served.write(b"file", b"never" * 2000, sync=False)
+    assert served.read(b"file") == b"never" * 2000
+    served.write(b"file", b"again" * 2000, sync=False)
+    served.cutter.cut()
+    assert served.read(b"file") == b"first" * 2000
+
+
+def test_nothing_waits_after_a_barrier(served: Served) -> None:
+    for number in range(5):
+        served.write(b"file-%d" % number, b"x" * 5000, sync=False)
+    assert len(served.fs.waiting) == 5
+    assert served.fs.sync() == []
+    assert not served.fs.waiting
+    assert set(served.fs.nodes) == {ROOT_ID}
+
+
+def test_a_removed_file_does_not_wait(served: Served) -> None:
+    served.write(b"file", b"x" * 5000, sync=False)
+    served.fs.unlink(ROOT_ID, b"file")
+    served.fs.reap()
+    assert not served.fs.waiting
+    assert not served.journal.files
+    assert not served.io.disk_cache.files
+    assert set(served.fs.nodes) == {ROOT_ID}
