@@ -29,6 +29,7 @@ _SUBCOMMANDS = (
     "emu.cli.dos",
     "emu.cli.run",
     "emu.cli.watch",
+    "emu.cli.vmstat",
     "emu.cli.report",
     "emu.cli.mount",
     "emu.cli.tables",

@@ -40,6 +40,7 @@ def _lab_parameters() -> list[inspect.Parameter]:
         option("seed", int, 0, "Decides everything random.", min=0),
         option("out", Path | None, None, "The run directory; else runs/TIME-NAME.", metavar="DIR"),
         option("events", bool, False, "Record events too.", "--events"),
+        option("proc", bool, False, "Leave the machine's /proc, too: meminfo, smaps, sparse pagemaps.", "--proc"),
         option("json", bool, False, "Print the outcome as JSON.", "--json"),
     ]
 

@@ -17,6 +17,7 @@ from emu.lab.ground import Ground, fuse_ground, given_ground, plain_ground, why_
 from emu.lab.lab import Lab, LabOptions
 from emu.lab.rundir import RunDirectory
 from emu.lab.workload import Workload
+from emu.report.procfs_text import write_proc
 
 
 def _open_ground(on: Path | None, caps: str) -> AbstractContextManager[Ground]:
@@ -77,18 +78,21 @@ def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[st
     config = {"workload": str(workload.path), "parameters": values, **asdict(options), "on": lab_values["on"]}
     directory = RunDirectory(workload.name, lab_values["out"], config, options.seed)
     status, booted, refused = "failed", False, False
+    sampled: dict[str, float] = {}
     try:
         with (
             _open_ground(lab_values["on"], options.caps) as ground,
-            Lab(ground, options, RichProgress()) as lab,
+            Lab(ground, options, RichProgress(), directory.path) as lab,
         ):
             try:
                 outcome = _as_dict(_call(workload, lab, values), workload)
             finally:
                 booted = lab.has_booted
+                lab.stop_recording()
+                sampled = lab.sampler()
             directory.save_counters(lab.counters() | {"outcome": outcome})
-            if options.events:
-                lab.save_events(directory.path / "events.npy")
+            if lab_values["proc"] and booted:
+                write_proc(lab.machine.kernel, directory.path / "proc", pagemaps=True)
         status = "done"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -108,7 +112,7 @@ def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[st
         if refused:
             directory.discard()
         else:
-            directory.finish(status)
+            directory.finish(status, **sampled)
     show_outcome(outcome, as_json=lab_values["json"], title=workload.name)
     Console(stderr=True, highlight=False, soft_wrap=True, style="dim").print(f"records: {directory.path}")
     return 0

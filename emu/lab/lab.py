@@ -10,15 +10,19 @@ import numpy as np
 
 from emu.errors import KernelBug
 from emu.hw.pte import get_format
+from emu.lab import procfs
 from emu.lab.errors import LabError
 from emu.lab.ground import Ground
 from emu.lab.progress import NoProgress, Progress
 from emu.lab.stamps import page_words
+from emu.lab.vmstat_series import VmstatSeries
 from emu.machine import Machine
 from emu.mm.rmap import STRATEGIES
+from emu.mm_types.events import EventLog
 from emu.units import MIB, format_size
 from fsbackend.bdi import parse_caps
 
+EVENTS = "events.npy"
 _CHUNK_PAGES = 2048
 
 
@@ -59,9 +63,13 @@ class Lab:
 
     Fields: `directory` to make files in, `ground` to find them again, `options`, `seed`, `rng` (numpy's, from
     the seed), `page_size` of the machine's format, `progress` to report long steps to.
+
+    Into `records`, the run's directory, go the counters over time while the machine runs, and its events.
     """
 
-    def __init__(self, ground: Ground, options: LabOptions, progress: Progress | None = None) -> None:
+    def __init__(
+        self, ground: Ground, options: LabOptions, progress: Progress | None = None, records: Path | None = None
+    ) -> None:
         self.ground = ground
         self.options = options
         self.progress: Progress = progress or NoProgress()
@@ -69,12 +77,16 @@ class Lab:
         self.rng = np.random.default_rng(options.seed)
         self.page_size = 1 << get_format(options.format).page_shift
         self._machine: Machine | None = None
+        self._records = records
+        self._recording = ExitStack()
+        self._series: VmstatSeries | None = None
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_exception: object) -> None:
+        self.stop_recording()
         # Ctrl-C and signals come in the middle of anything: such a kernel cannot write back any more, and its
         # complaint must not take the place of the interruption.
         interrupted = kind is not None and not issubclass(kind, Exception)
@@ -118,6 +130,10 @@ class Lab:
         chosen = self.options.ram if self.options.ram is not None else max(ram, at_least)
         if chosen < at_least:
             raise LabError(f"--ram {format_size(chosen)} is too little here: give {format_size(at_least)}")
+        events: bool | EventLog = self.options.events
+        if self.options.events and self._records is not None:
+            events = EventLog(self._records / EVENTS)
+            self._recording.callback(events.close)
         self._machine = self._cleanup.enter_context(
             Machine(
                 format=self.options.format,
@@ -125,10 +141,12 @@ class Lab:
                 rmap=self.options.rmap,
                 seed=self.options.seed,
                 plain_caps=self.options.caps,
-                events=self.options.events,
+                events=events,
                 **more,
             )
         )
+        if self._records is not None:
+            self._series = self._recording.enter_context(VmstatSeries(self._machine.kernel, self._records))
         return self._machine
 
     def counters(self) -> dict[str, Any]:
@@ -137,15 +155,20 @@ class Lab:
             return {}
         kernel = self._machine.kernel
         return {
-            "vmstat": kernel.vmstat.snapshot(),
+            "vmstat": procfs.vmstat(kernel),
+            "meminfo": procfs.meminfo(kernel),
             "locks": kernel.locks.snapshot(),
             "rmap": asdict(kernel.rmap.cost),
         }
 
-    def save_events(self, path: Path) -> None:
-        """Write the machine's events, if it recorded any."""
-        if self._machine is not None and self._machine.kernel.events is not None:
-            self._machine.kernel.events.save(path)
+    def stop_recording(self) -> None:
+        """End the records of a run: the last line of the counters, the events up to now."""
+        self._recording.close()
+
+    def sampler(self) -> dict[str, float]:
+        """Return how many lines the counters over time have, and what CPU seconds they took."""
+        series = self._series
+        return {} if series is None else {"samples": series.nr_samples, "sampler_cpu_s": round(series.cpu_s, 5)}
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from emu.lab.errors import LabError
 from emu.lab.observe import Sample
 from emu.lab.record import SAMPLES, read_samples
 from emu.lab.rundir import MANIFEST_VERSION
+from emu.lab.vmstat_series import VMSTAT, read_vmstat_series
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,17 @@ def load_run(path: Path) -> Run:
     if version != MANIFEST_VERSION:
         raise LabError(f"{path} is a run of version {version}; this fremap reads version {MANIFEST_VERSION}")
     counters_path = path / "counters.json"
-    counters = _read_json(counters_path) if counters_path.is_file() else {}
+    counters = _read_json(counters_path) if counters_path.is_file() else _counters_of_a_killed_run(path)
     samples = read_samples(path) if (path / SAMPLES).is_file() else []
     return Run(path, manifest, counters, samples)
+
+
+def _counters_of_a_killed_run(path: Path) -> dict[str, Any]:
+    """Return the last counters that a run noted before it was killed."""
+    series = read_vmstat_series(path) if (path / VMSTAT).is_file() else []
+    if not series:
+        return {}
+    return {"vmstat": {name: value for name, value in series[-1].items() if name not in {"time_s", "clock_s"}}}
 
 
 def totals(run: Run) -> dict[str, float]:
