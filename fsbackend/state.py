@@ -91,13 +91,14 @@ def remove_scratch(base: str) -> None:
 def sweep() -> None:
     """Remove what killed daemons left: their records, and the temporary mounts whose owners are gone, too.
 
-    Logs in the state directory are kept for a week.
+    Logs in the state directory are kept for a week, and as long as their mount lives.
     """
     if not _state_path().is_dir():
         return
+    living = {record.get("log") for record in _records().values() if is_alive(record.get("pid", 0))}
     for path in state_dir().glob("*.log"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > LOGS_KEPT_S:
+            if str(path) not in living and time.time() - path.stat().st_mtime > LOGS_KEPT_S:
                 path.unlink()
     table = {row[0] for row in mount_table() if row[1] == _FSTYPE}
     for path in state_dir().glob("*.json"):

@@ -74,7 +74,32 @@ def read_params(
         preset = DirtyParams.preset(kernel)
     except ValueError as error:
         raise typer.BadParameter(f"--kernel: {error}") from error
+    if dirty_ratio is not None and background_ratio is None and background_nbytes is None:
+        given["background_ratio"] = _fitting_background(dirty_ratio, preset.background_ratio)
+    if background_ratio is not None and dirty_ratio is None and dirty_nbytes is None:
+        _refuse_default_order(background_ratio, preset.dirty_ratio)
     return preset.with_(**{name: value for name, value in given.items() if value is not None})
+
+
+def _fitting_background(dirty_ratio: int, default: int) -> int:
+    """Return where writeback begins if only the limit was given, and say so where the default would not fit."""
+    if default < dirty_ratio:
+        return default
+    ratio = dirty_ratio // 2  # as Linux does: mm/page-writeback.c, domain_dirty_limits()
+    typer.echo(
+        f"note: --dirty-ratio {dirty_ratio} is not above the background ratio, {default} by default; writeback begins"
+        f" at {ratio} percent (--background-ratio says otherwise)",
+        err=True,
+    )
+    return ratio
+
+
+def _refuse_default_order(background_ratio: int, default: int) -> None:
+    if background_ratio >= default:
+        raise typer.BadParameter(
+            f"--background-ratio {background_ratio} must lie below the dirty ratio, {default} by default:"
+            " give --dirty-ratio, too"
+        )
 
 
 def check_ratios(caps: str, max_ratio: int | None, min_ratio: int) -> None:

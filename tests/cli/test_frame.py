@@ -67,6 +67,7 @@ def test_help_without_arguments_and_for_each_subcommand() -> None:
         (["mount", "/s", "/m", "--dirty-bytes", "1"], "at least 8.0 KiB"),
         (["mount", "/s", "/m", "--expire", "nan"], "--expire"),
         (["mount", "/s", "/m", "--dirty-ratio", "5", "--background-ratio", "5"], "must lie below"),
+        (["mount", "/s", "/m", "--background-ratio", "20"], "20 by default"),
         (["mount", "/s", "/m", "--dirty-ratio", "5", "--dirty-bytes", "1M"], "two ways"),
         (["mount", "/s", "/m", "--caps", "disk,max_ratio=5", "--max-ratio", "6"], "max_ratio=5"),
         (["mount", "/s", "/m", "--kernel-max-ratio", "500"], "--kernel-max-ratio"),

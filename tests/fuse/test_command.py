@@ -77,6 +77,15 @@ def test_mistakes_are_one_line(folders: tuple[Path, Path]) -> None:
         assert "Traceback" not in said
 
 
+def test_a_limit_below_the_default_background_takes_that_along(folders: tuple[Path, Path]) -> None:
+    store, mountpoint = folders
+    code, said = fremap("mount", store, mountpoint, "--dirty-ratio", "5")
+    assert code == 0
+    assert "note: --dirty-ratio 5 is not above the background ratio, 10 by default" in said
+    assert mounts.control_path(mountpoint, "dirty_background_ratio").read_text() == "2\n"
+    mounts.umount(mountpoint)
+
+
 def test_rules_never_lock_control_files_up(folders: tuple[Path, Path]) -> None:
     store, mountpoint = folders
     mounts.mount(store, mountpoint, power_cut=True)
