@@ -110,6 +110,50 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:  # noqa: ARG0
 
 prefetch: Any = _prefetch       # its type is numba's affair
 
+
+# Below: for code that the host's kernel calls, or that calls the host's C library, on raw addresses.
+
+INT: Any = numba.int32
+
+
+@intrinsic
+def _peek(typing_context: Any, address: Any) -> Any:  # noqa: ARG001 - numba's own interface
+    """Read the word at a host address, an aligned uint64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001 - as above
+        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
+
+    return numba.uint64(numba.uint64), generate
+
+
+@intrinsic
+def _poke(typing_context: Any, address: Any, value: Any) -> Any:  # noqa: ARG001 - as above
+    """Write a word to a host address, an aligned uint64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001 - as above
+        builder.store(arguments[1], builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
+        return context.get_dummy_value()
+
+    return numba.void(numba.uint64, numba.uint64), generate
+
+
+peek: Any = _peek
+poke: Any = _poke
+
+
+def libc_function(name: str, result: Any, *arguments: Any) -> Any:
+    """Return a function of the C library that kernels may call."""
+    return numba.types.ExternalFunction(name, result(*arguments))
+
+
+def callback(function: F, result: Any, *arguments: Any) -> Any:
+    """Compile a function for C to call, such as a signal handler; its field `address` says where it lies.
+
+    It must not allocate, raise or touch Python: what it knows are numbers that were constants when it was compiled.
+    """
+    return numba.cfunc(result(*arguments), nopython=True, error_model="numpy")(function)
+
+
 def pure(function: F) -> F:
     """Return the plain Python function behind a kernel; a plain function comes back as it is."""
     plain: F = getattr(function, "py_func", function)
