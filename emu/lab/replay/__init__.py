@@ -1,0 +1,1 @@
+"""Traces of real programs, replayed on the emulated machine."""
