@@ -27,6 +27,7 @@ Words: TypeAlias = npt.NDArray[np.uint64]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 _njit: Any = numba.njit         # its stubs lack options
+_cfunc: Any = numba.cfunc       # as above
 _make_array: Any = arrayobj.make_array
 _declare: Any = cgutils.get_or_insert_function
 _config: Any = numba.config
@@ -151,7 +152,7 @@ def callback(function: F, result: Any, *arguments: Any) -> Any:
 
     It must not allocate, raise or touch Python: what it knows are numbers that were constants when it was compiled.
     """
-    return numba.cfunc(result(*arguments), nopython=True, error_model="numpy")(function)
+    return _cfunc(result(*arguments), nopython=True, error_model="numpy")(function)
 
 
 def pure(function: F) -> F:
