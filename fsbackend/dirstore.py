@@ -176,7 +176,7 @@ class DirStore(DirInodes):
 
     def setattr(self, node: Node, change: SetAttr) -> None:
         """Change owner, mode and times in the store; the size is the file data's business."""
-        if change.uid is not None or change.gid is not None:
+        if change.uid is not None or change.gid is not None or change == SetAttr():  # chown(-1, -1) moves ctime
             uid = -1 if change.uid is None else change.uid
             gid = -1 if change.gid is None else change.gid
             with self.inode_path(node) as path:

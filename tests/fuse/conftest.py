@@ -1,6 +1,9 @@
 """A mount for a test; whatever its daemon logs as a warning or worse fails the test."""
 
+import itertools
+import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 from fsbackend.mount import TemporaryMount, temporary_mount
+from tests.fuse.posix import Script, differences, run_script
 
 _BAD = re.compile(r" (WARNING|ERROR|CRITICAL) |Traceback|fuse:")
 
@@ -65,3 +69,34 @@ def small_disk(tmp_path: Path) -> Iterator[str]:
         yield str(store)
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture(scope="session", params=["disk", "ramfs"])
+def shared_mount(request: pytest.FixtureRequest) -> Iterator[TemporaryMount]:
+    """Return a mount of each kind that others may use, shared by the scripts of `same`."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to be somebody else")
+    with temporary_mount(request.param, allow_other=True) as mounted:
+        mounted.base.chmod(0o755)
+        yield mounted
+        _check_log(mounted.log, None)
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def same(shared_mount: TemporaryMount) -> Callable[[Script], None]:
+    """Return a function that runs a script on the mount and beside it, and compares what the calls said."""
+
+    def compare(script: Script) -> None:
+        name = f"script-{next(_numbers)}"
+        theirs = shared_mount.base / "host"
+        theirs.mkdir(exist_ok=True)
+        theirs.chmod(0o755)
+        found = differences(run_script(shared_mount.path / name, script), run_script(theirs / name, script))
+        for root in (shared_mount.path, theirs):
+            shutil.rmtree(root / name)
+        assert not found, "\n".join(found[:40])
+
+    return compare

@@ -118,16 +118,16 @@ def test_rules_that_cannot_be(make_mount: MakeMount) -> None:
 
 @pytest.mark.parametrize("rule", ["store.write reorder", "store.write p=0.5 reorder=4"])
 def test_exercise(make_mount: MakeMount, rule: str) -> None:
-    exercise(make_mount("disk", params=BUSY, power_cut=True, inject=[rule]), 21, 800)
+    exercise(make_mount("disk", params=BUSY, power_cut=True, inject=[rule]), 21, 500)
 
 
 def test_exercise_a_direct_store(make_mount: MakeMount) -> None:
-    exercise(make_mount("disk", params=BUSY, direct=True, inject=["store.write reorder=16"]), 22, 500)
+    exercise(make_mount("disk", params=BUSY, direct=True, inject=["store.write reorder=16"]), 22, 400)
 
 
 @pytest.mark.parametrize("rule", ["store.write reorder", "store.write p=0.5 reorder=4"])
 def test_cuts(make_mount: MakeMount, rule: str) -> None:
-    cut_many_times(make_mount("disk", params=BUSY, power_cut=True, inject=[rule]), 80, 5)
+    cut_many_times(make_mount("disk", params=BUSY, power_cut=True, inject=[rule]), 50, 5)
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
