@@ -29,6 +29,7 @@ def report(
     from emu.report.matrix_page import cells_from_json, render_matrix  # noqa: PLC0415 - see above
     from emu.report.page import render_page  # noqa: PLC0415 - see above
     from emu.report.pictures import save_pictures  # noqa: PLC0415 - see above
+    from emu.report.replay_page import write_replay_page  # noqa: PLC0415 - see above
     from emu.report.run_page import write_run_page  # noqa: PLC0415 - see above
     from emu.report.runs import load_run  # noqa: PLC0415 - see above
 
@@ -52,6 +53,8 @@ def report(
         page.write_text(
             render_page(rows, save_pictures(rows, directory), loaded[0].manifest), encoding="utf-8"
         )
+    elif loaded[0].name == "replay" and "replay" in loaded[0].counters and len(loaded) == 1:
+        page = write_replay_page(loaded[0], directory)
     else:
         page = write_run_page(loaded, directory)
     typer.echo(f"{page}")

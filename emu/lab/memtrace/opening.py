@@ -136,7 +136,7 @@ def _pieces(file: BinaryIO, head: bytes) -> Iterator[bytes]:
         if head.startswith(_XZ):
             source = stack.enter_context(lzma.LZMAFile(file))
         elif head.startswith(_GZIP):
-            source = stack.enter_context(gzip.GzipFile(fileobj=file))
+            source = cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=file)))
         while piece := source.read(_PIECE):
             yield piece
 

@@ -1,0 +1,50 @@
+"""fremap record without a mount: `fremap record -- COMMAND` writes a trace of the command's memory.
+
+One command serves both; which is meant shows in what stands before `--`: a MOUNTPOINT, or none.
+"""
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from typer.core import TyperCommand
+
+from emu.cli.progress import RichProgress
+from emu.units import format_size
+
+NO_MOUNT = Path("--")
+"""Stands for the mountpoint where none was given: no mount can be named so."""
+
+
+class RecordCommand(TyperCommand):
+    """Puts NO_MOUNT before `--` where no mountpoint stands there."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Look at what comes before `--` with the command's own parser, whatever options it has."""
+        if "--" in args:
+            border = args.index("--")
+            given, _, _ = self.make_parser(ctx).parse_args(args[:border])
+            if not given.get("mountpoint") and args[border + 1 :]:
+                args = [*args[:border], "--", str(NO_MOUNT), *args[border + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+def record_trace(command: Sequence[str], out: Path | None) -> int:
+    """Trace a command's memory into a file; return the command's exit code."""
+    # Here, not at the top: numpy takes a while to load, and watching a mount needs none of it.
+    from emu.lab.memtrace.valgrind import record_memory  # noqa: PLC0415 - see above
+
+    path = out if out is not None else Path(f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{Path(command[0]).name}.ftr")
+    sys.stdout.flush()
+    with RichProgress().step(f"tracing {Path(command[0]).name}") as advance:
+        done = record_memory(command, path, advance)
+    cut = "" if done.has_layout else "; its first mappings are not known, they are mapped where touched"
+    Console(stderr=True, soft_wrap=True, highlight=False, style="dim").print(
+        f"{done.nr_accesses:,} accesses and {done.nr_calls:,} calls in {path}, {format_size(path.stat().st_size)}{cut}; "
+        f"fremap replay {path}",
+        markup=False,
+    )
+    return done.exit_code
