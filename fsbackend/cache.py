@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fsbackend.bdi import BackingDevInfo
-from fsbackend.pages import PAGE_SHIFT, PagePool
+from fsbackend.pagepool import PagePool
+from fsbackend.pages import PAGE_SHIFT
 from fsbackend.storeio import StoreIo
 from fsbackend.throttle import Thresholds
 

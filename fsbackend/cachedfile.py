@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from fsbackend.bdi import Caps
 from fsbackend.cache import Cache
 from fsbackend.node import Node, current_time_ns
-from fsbackend.pages import CHUNK_SHIFT, PAGE_SHIFT, PAGE_SIZE, PageMap
+from fsbackend.pagepool import Block
+from fsbackend.pages import CHUNK_SHIFT, CHUNK_SIZE, PAGE_SHIFT, PAGE_SIZE, PageMap
 
 log = logging.getLogger("fremap")
 
@@ -64,7 +65,7 @@ class CachedFile:
                 self.pages.overlay(offset, out)
             return nbytes
 
-    def write(self, offset: int, data: memoryview, *, direct: bool) -> int:
+    def write(self, offset: int, data: memoryview, *, direct: bool, block: Block | None = None) -> int:
         """Put bytes into the cache (or, `direct`, into the store); return the pages newly dirty."""
         end = offset + len(data)
         if direct and self.caps.writeback:
@@ -73,7 +74,10 @@ class CachedFile:
         with self.lock:
             if self.caps.stable_writes:
                 self._wait_stable(offset, end)
-            nr_new = self.pages.write(offset, data, self._fill)
+            if block is not None and not offset % CHUNK_SIZE and not self.pages.any_writeback(offset, end):
+                nr_new = self.pages.adopt(offset, block)
+            else:
+                nr_new = self.pages.write(offset, data, self._fill)
             self.nbytes = max(self.nbytes, end)
             self.touch()
         if nr_new and self.caps.account_dirty:

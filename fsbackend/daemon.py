@@ -125,7 +125,7 @@ class Daemon:
         }
         if self.options.allow_other:
             options["allow_other"] = True
-        self.session = Session(self.options.mountpoint, options, self.operations)
+        self.session = Session(self.options.mountpoint, options, self.operations, self.fs.cache.pool)
         self.operations.session = self.session
         self.flusher.start()
         self.session.start()

@@ -205,7 +205,6 @@ req_ctx = _function(_pylib, "fuse_req_ctx", c.POINTER(Ctx), Req)
 mount_channel = _function(libfuse, "fuse_mount", c.c_void_p, c.c_char_p, c.POINTER(Args))
 unmount_channel = _function(libfuse, "fuse_unmount", None, c.c_char_p, c.c_void_p)
 channel_fd = _function(libfuse, "fuse_chan_fd", c.c_int, c.c_void_p)
-channel_bufsize = _function(libfuse, "fuse_chan_bufsize", c.c_size_t, c.c_void_p)
 session_new = _function(
     libfuse, "fuse_lowlevel_new", c.c_void_p, c.POINTER(Args), c.POINTER(LowlevelOps), c.c_size_t, c.c_void_p
 )

@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from fsbackend.pagepool import Block
+
 ROOT_ID = 1
 
 
@@ -67,8 +69,11 @@ class FileData(Protocol):
     def read(self, offset: int, out: memoryview) -> int:
         """Read into `out`; return the bytes read, short at the end of the file."""
 
-    def write(self, offset: int, data: memoryview, *, direct: bool) -> int:
-        """Write; return how many pages became dirty and are accounted."""
+    def write(self, offset: int, data: memoryview, *, direct: bool, block: Block | None = None) -> int:
+        """Write; return how many pages became dirty and are accounted.
+
+        With `block`, `data` is the whole of that block's memory, and the file may keep it.
+        """
 
     def truncate(self, nbytes: int) -> None:
         """Set the size; what is cut off reads as zeros if the file grows again."""

@@ -18,6 +18,7 @@ from fsbackend.dirstore import DirNode, DirStore
 from fsbackend.handles import Handle
 from fsbackend.inodes import InodeTable, os_error
 from fsbackend.node import ROOT_ID, Node
+from fsbackend.pagepool import Block
 
 if TYPE_CHECKING:
     from fsbackend.node import FileData
@@ -133,8 +134,11 @@ class OpenFiles(InodeTable):
             return len(text)
         return handle.data.read(offset, out)
 
-    def write(self, number: int, offset: int, data: memoryview) -> int:
-        """Write all of `data`; return how many pages became dirty and are accounted, to be throttled for."""
+    def write(self, number: int, offset: int, data: memoryview, block: Block | None = None) -> int:
+        """Write all of `data`; return how many pages became dirty and are accounted, to be throttled for.
+
+        With `block`, `data` is all of its memory, which the file may keep (`taken`).
+        """
         handle = self.handle(number)
         if handle.data is None:
             node = handle.node
@@ -148,7 +152,7 @@ class OpenFiles(InodeTable):
             for file in self.cache.oldest():
                 with contextlib.suppress(OSError):
                     file.write_back_all()
-        return handle.data.write(offset, data, direct=direct)
+        return handle.data.write(offset, data, direct=direct, block=block)
 
     def fsync(self, number: int, *, datasync: bool) -> None:
         """Make a file durable; an earlier failure of its writeback is reported here, once a descriptor."""

@@ -18,6 +18,7 @@ from fsbackend import lowlevel as ll
 from fsbackend.control import CONTROL_NAME, ControlNode
 from fsbackend.inject import CALL_OPS, Injector
 from fsbackend.node import ROOT_ID, Attr, Cred, Node, SetAttr
+from fsbackend.pagepool import BLOCK_NBYTES, HEADER_NBYTES
 
 if TYPE_CHECKING:
     from fsbackend.filesystem import FileSystem
@@ -260,20 +261,22 @@ class Operations:
     def on_read(self, req: int, _node_id: int, nbytes: int, offset: int, fi: Any) -> None:
         """Read, straight into the memory that libfuse sends."""
         answer = self.session.worker.answer
-        done = self.fs.read(fi.contents.fh, offset, answer.view[:nbytes])
+        done = self.fs.read(fi.contents.fh, offset, answer.memory[:nbytes])
         if done > _BIG_REPLY:
-            ll.reply_big_buf(req, answer.address, done)
+            ll.reply_big_buf(req, answer.address + HEADER_NBYTES, done)
         else:
-            ll.reply_buf(req, answer.address, done)
+            ll.reply_buf(req, answer.address + HEADER_NBYTES, done)
 
     def on_write(self, req: int, _node_id: int, buf: int, nbytes: int, offset: int, fi: Any) -> None:
-        """Write, straight from the request's memory; the reply waits while the writer is throttled."""
+        """Write, from the request's memory or with it; the reply waits while the writer is throttled."""
         if self.cutter is not None and self.cutter.discarding and fi.contents.writepage:
             ll.reply_write(req, nbytes)  # it was in the kernel's RAM only when the power went
             return
-        request = self.session.worker.request
-        start = buf - request.address
-        nr_dirtied = self.fs.write(fi.contents.fh, offset, request.view[start : start + nbytes])
+        block = self.session.worker.block
+        start = buf - block.address
+        whole = block if start == HEADER_NBYTES and nbytes == BLOCK_NBYTES else None
+        data = block.request[start : start + nbytes]
+        nr_dirtied = self.fs.write(fi.contents.fh, offset, data, whole)
         if nr_dirtied:
             pause_s = self.fs.cache.balance(nr_dirtied)
             if pause_s > 0:

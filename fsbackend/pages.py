@@ -1,97 +1,35 @@
-"""Pages of file bytes in RAM: a pool of mmap-backed numpy memory, and a sparse map of a file's pages over it.
+"""A file's pages that are in RAM: a sparse map over blocks of memory.
 
 A `PageMap` holds a file's pages in chunks of 32, each with one bit a page for dirty and for under writeback, so
 that a request of 128 KiB costs one copy and a few integer operations, whatever it covers. Only pages whose bit
 is set have meaning; the rest of a chunk's memory is junk.
 
-A map does not lock: its owner calls it under the file's lock. The pool is shared, and does.
+A map does not lock: its owner calls it under the file's lock. The pool of blocks is shared, and does.
 """
 
-import mmap
-import threading
 from collections.abc import Callable, Iterator
 
-import numpy as np
+from fsbackend.pagepool import BLOCK_NBYTES, Block, PagePool
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
 CHUNK_SHIFT = 17
 CHUNK_SIZE = 1 << CHUNK_SHIFT
 PAGES_PER_CHUNK = CHUNK_SIZE >> PAGE_SHIFT
-SLAB_SIZE = 8 << 20
-KEPT_SLABS = 16
-_CHUNKS_PER_SLAB = SLAB_SIZE // CHUNK_SIZE
+assert CHUNK_SIZE == BLOCK_NBYTES
 
 Fill = Callable[[int, memoryview], None]
 """Called with a byte offset (page aligned) and a page of memory: puts there what the file holds."""
 
 
-class PagePool:
-    """Chunks of 128 KiB cut from slabs of anonymous memory; O(1) alloc and free.
-
-    Memory that was used is kept for the next writer, up to 128 MiB: the first touch of a page costs several
-    times the copy into it. `trim` returns it to the machine bit by bit.
-    """
-
-    def __init__(self) -> None:
-        self._free: dict[int, list[memoryview]] = {}
-        self._slab_of: dict[int, int] = {}
-        self._lock = threading.Lock()
-        self._next_slab = 0
-        self._idle: dict[int, None] = {}
-        self.nr_slabs = 0
-
-    def alloc(self) -> tuple[memoryview, int]:
-        """Return a chunk's memory (junk) and the number of its slab."""
-        with self._lock:
-            for slab, chunks in self._free.items():
-                self._idle.pop(slab, None)
-                memory = chunks.pop()
-                if not chunks:
-                    del self._free[slab]
-                return memory, slab
-            return self._grow()
-
-    def _grow(self) -> tuple[memoryview, int]:
-        memory = mmap.mmap(-1, SLAB_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        array = np.frombuffer(memory, dtype=np.uint8)
-        view = array.data
-        slab, self._next_slab = self._next_slab, self._next_slab + 1
-        chunks = [view[start : start + CHUNK_SIZE] for start in range(0, SLAB_SIZE, CHUNK_SIZE)]
-        self._free[slab] = chunks
-        self.nr_slabs += 1
-        return chunks.pop(), slab
-
-    def free(self, memory: memoryview, slab: int) -> None:
-        """Take a chunk back."""
-        with self._lock:
-            chunks = self._free.setdefault(slab, [])
-            chunks.append(memory)
-            if len(chunks) == _CHUNKS_PER_SLAB:
-                self._idle[slab] = None
-                if len(self._idle) > KEPT_SLABS:
-                    self._release()
-
-    def _release(self) -> None:
-        slab, _ = self._idle.popitem()
-        del self._free[slab]
-        self.nr_slabs -= 1
-
-    def trim(self) -> None:
-        """Return half of the memory that nobody uses."""
-        with self._lock:
-            for _ in range((len(self._idle) + 1) // 2):
-                self._release()
-
-
 class Chunk:
     """The memory of 32 pages and, by bit, which of them are dirty and which are under writeback."""
 
-    __slots__ = ("dirty", "memory", "slab", "writeback")
+    __slots__ = ("block", "dirty", "memory", "writeback")
 
-    def __init__(self, memory: memoryview, slab: int) -> None:
-        self.memory = memory
-        self.slab = slab
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self.memory = block.memory
         self.dirty = 0
         self.writeback = 0
 
@@ -129,7 +67,7 @@ class PageMap:
             stop = min(CHUNK_SIZE, start + end - offset)
             chunk = self.chunks.get(index)
             if chunk is None:
-                chunk = self.chunks[index] = Chunk(*self.pool.alloc())
+                chunk = self.chunks[index] = Chunk(self.pool.alloc())
             first, last = start >> PAGE_SHIFT, stop - 1 >> PAGE_SHIFT
             present = chunk.dirty | chunk.writeback
             try:
@@ -148,6 +86,24 @@ class PageMap:
             chunk.dirty |= mask
             done += stop - start
             offset += stop - start
+        return nr_new
+
+    def adopt(self, offset: int, block: Block) -> int:
+        """Make a block that holds the bytes of one whole chunk a part of the file; return the pages newly dirty.
+
+        Nothing is copied. What was there before must not be under writeback.
+        """
+        index = offset >> CHUNK_SHIFT
+        chunk = self.chunks.get(index)
+        if chunk is None:
+            chunk = self.chunks[index] = Chunk(block)
+        else:
+            chunk.block.free()
+            chunk.block, chunk.memory = block, block.memory
+        block.taken = True
+        nr_new = PAGES_PER_CHUNK - chunk.dirty.bit_count()
+        self.nr_pages += nr_new
+        chunk.dirty = span_mask(0, PAGES_PER_CHUNK)
         return nr_new
 
     @staticmethod
@@ -279,7 +235,7 @@ class PageMap:
         """Forget every page; return how many were dirty. None may be under writeback."""
         nr_dirty = sum(chunk.dirty.bit_count() for chunk in self.chunks.values())
         for chunk in self.chunks.values():
-            self.pool.free(chunk.memory, chunk.slab)
+            chunk.block.free()
         self.chunks.clear()
         self.nr_pages = 0
         return nr_dirty
@@ -302,4 +258,4 @@ class PageMap:
     def _drop_if_empty(self, index: int, chunk: Chunk) -> None:
         if not chunk.dirty | chunk.writeback:
             del self.chunks[index]
-            self.pool.free(chunk.memory, chunk.slab)
+            chunk.block.free()

@@ -9,7 +9,8 @@ import stat
 import threading
 
 from fsbackend.node import Node, current_time_ns
-from fsbackend.pages import PAGE_SIZE, PageMap, PagePool
+from fsbackend.pagepool import Block, PagePool
+from fsbackend.pages import CHUNK_SIZE, PAGE_SIZE, PageMap
 from fsbackend.storeio import StoreIo
 
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
@@ -65,10 +66,13 @@ class RamFile:
                 self.pages.overlay(offset, out)
             return nbytes
 
-    def write(self, offset: int, data: memoryview, *, direct: bool) -> int:  # noqa: ARG002 - RAM is direct
+    def write(self, offset: int, data: memoryview, *, direct: bool, block: Block | None = None) -> int:  # noqa: ARG002 - RAM is direct
         """Write; nothing becomes dirty."""
         with self.lock:
-            self.pages.write(offset, data, self._fill)
+            if block is not None and not offset % CHUNK_SIZE:
+                self.pages.adopt(offset, block)
+            else:
+                self.pages.write(offset, data, self._fill)
             self.nbytes = max(self.nbytes, offset + len(data))
             self.node.touch()
         return 0

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import psutil
 
 from fsbackend.node import Attr, Cred, Node, SetAttr, current_time_ns
-from fsbackend.pages import PAGE_SIZE, PagePool
+from fsbackend.pagepool import PagePool
+from fsbackend.pages import PAGE_SIZE
 from fsbackend.ramfile import RamFile, RamNode
 from fsbackend.storeio import StoreIo
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fsbackend import lowlevel
+from fsbackend.pagepool import BLOCK_NBYTES, PagePool
 from fsbackend.workers import Workers
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fremap")
 
-MAX_READ = 128 << 10
+MAX_READ = BLOCK_NBYTES
 
 
 class HeldReplies:
@@ -79,8 +80,13 @@ class HeldReplies:
 class Session:
     """One mount's conversation with the kernel."""
 
-    def __init__(self, mountpoint: str, options: "Mapping[str, str | bool]", operations: object) -> None:
-        """Mount. Callbacks are the methods ``on_NAME`` of `operations`, wrapped by its ``guarded``."""
+    def __init__(
+        self, mountpoint: str, options: "Mapping[str, str | bool]", operations: object, pool: PagePool
+    ) -> None:
+        """Mount. Callbacks are the methods ``on_NAME`` of `operations`, wrapped by its ``guarded``.
+
+        Requests are read into blocks of the pool, which a file may keep.
+        """
         words = [name if value is True else f"{name}={_escape(str(value))}" for name, value in options.items()]
         mount_args = lowlevel.make_args(b"fremap", b"-o", os.fsencode(",".join(words)))
         tuning = f"big_writes,max_write={MAX_READ},max_readahead={MAX_READ},max_background=64"
@@ -104,8 +110,7 @@ class Session:
             self.held.close()
             raise OSError(errno.EIO, "libfuse did not accept the session's options")
         lowlevel.session_add_channel(self._session, self._channel)
-        bufsize = lowlevel.channel_bufsize(self._channel)
-        self._workers = Workers(lowlevel.channel_fd(self._channel), self._serve, bufsize, MAX_READ)
+        self._workers = Workers(lowlevel.channel_fd(self._channel), self._serve, pool)
         self.worker = self._workers.local
         self.done = self._workers.done
 

@@ -8,12 +8,12 @@ Those that nothing waited for in a while park again.
 
 import errno
 import logging
-import mmap
 import os
 import select
 import threading
 from collections.abc import Callable
-from ctypes import addressof, c_char
+
+from fsbackend.pagepool import Block, PagePool
 
 log = logging.getLogger("fremap")
 
@@ -28,22 +28,11 @@ CALM_TICKS = 50
 _AGAIN = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
 
 
-class Buffer:
-    """Page-aligned memory with its address."""
-
-    __slots__ = ("_memory", "address", "view")
-
-    def __init__(self, nbytes: int) -> None:
-        self._memory = mmap.mmap(-1, nbytes)
-        self.view = memoryview(self._memory)
-        self.address = addressof(c_char.from_buffer(self._memory))
-
-
 class Worker(threading.local):
-    """What a worker thread owns: the request it is serving and room for an answer."""
+    """What a worker thread owns: the block with the request it is serving, and room for an answer."""
 
-    request: Buffer
-    answer: Buffer
+    block: Block
+    answer: Block
 
 
 class _Seat:
@@ -60,13 +49,12 @@ class _Seat:
 class Workers:
     """The threads of one mount. `serve(address, nbytes)` is called with each request, in the thread that read it."""
 
-    def __init__(self, fd: int, serve: Callable[[int, int], object], request_nbytes: int, answer_nbytes: int) -> None:
+    def __init__(self, fd: int, serve: Callable[[int, int], object], pool: PagePool) -> None:
         self.local = Worker()
         self.done = threading.Event()
         self._fd = fd
         self._serve = serve
-        self._request_nbytes = request_nbytes
-        self._answer_nbytes = answer_nbytes
+        self._pool = pool
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._seats: list[_Seat] = []
@@ -104,12 +92,12 @@ class Workers:
         thread.start()
 
     def _work(self, seat: _Seat) -> None:
-        request = self.local.request = Buffer(self._request_nbytes)
-        self.local.answer = Buffer(self._answer_nbytes)
-        serve, fd, address, buffers = self._serve, self._fd, request.address, [request.view]
+        local, serve, fd = self.local, self._serve, self._fd
+        block = local.block = self._pool.alloc()
+        local.answer = self._pool.alloc()
         while True:
             try:
-                nbytes = os.readv(fd, buffers)
+                nbytes = os.readv(fd, [block.request])
             except OSError as error:
                 if error.errno in _AGAIN:
                     continue
@@ -121,7 +109,9 @@ class Workers:
             seat.serving = True
             if self._monitor_asleep:
                 self._wake_monitor.set()
-            serve(address, nbytes)
+            serve(block.address, nbytes)
+            if block.taken:
+                block = local.block = self._pool.alloc()
             seat.nr_served += 1
             seat.serving = False
             if len(self._active) > self._wanted:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from fsbackend.pagepool import PagePool
 from fsbackend.workers import Workers
 
 
@@ -24,12 +25,12 @@ class Server:
         self._mine = mine
         self.served: list[tuple[str, bytes]] = []
         self.release = threading.Event()
-        self.workers = Workers(mine.fileno(), self._serve, 4096, 4096)
+        self.workers = Workers(mine.fileno(), self._serve, PagePool())
 
     def _serve(self, address: int, nbytes: int) -> None:
-        request = self.workers.local.request
-        assert address == request.address
-        message = bytes(request.view[:nbytes])
+        block = self.workers.local.block
+        assert address == block.address
+        message = bytes(block.request[:nbytes])
         if message == b"block":
             assert self.release.wait(20)
         self.served.append((threading.current_thread().name, message))

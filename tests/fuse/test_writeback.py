@@ -1,6 +1,7 @@
 """The flusher, the throttle and the store's errors, on real mounts."""
 
 import errno
+import mmap
 import os
 import threading
 import time
@@ -257,3 +258,24 @@ def test_a_full_store_refuses_before_it_loses(small_disk: str, make_mount: MakeM
     assert accepted > 4 << 20
     assert (mounted.store / "file").stat().st_size >= accepted
     mounted.umount()
+
+
+@pytest.mark.parametrize("caps", ["disk", "ramfs", "disk,stable_writes"])
+def test_whole_blocks_are_kept_without_a_copy_and_stay_what_they_were(make_mount: MakeMount, caps: str) -> None:
+    """Big aligned writes hand their memory over: later requests must not be read into it."""
+    mounted = make_mount(caps)
+    blocks = [os.urandom(128 << 10) for _ in range(24)]
+    out = mmap.mmap(-1, 128 << 10)
+    fd = os.open(mounted.path / "file", os.O_CREAT | os.O_RDWR)
+    past_the_kernels_cache = os.open(mounted.path / "file", os.O_RDONLY | os.O_DIRECT)
+    for turn in range(3):
+        for number, block in enumerate(blocks):
+            assert os.pwrite(fd, block, number << 17) == len(block)
+            os.pwrite(fd, block[:5000], (number << 17) + 777 * turn)  # into kept memory
+        if turn == 1:
+            os.fsync(fd)
+        for number, block in enumerate(blocks):
+            assert os.preadv(past_the_kernels_cache, [out], number << 17) == len(block)
+            assert out[:] == block[: 777 * turn] + block[:5000] + block[5000 + 777 * turn :]
+    os.close(past_the_kernels_cache)
+    os.close(fd)
