@@ -37,14 +37,15 @@ def record_trace(command: Sequence[str], out: Path | None) -> int:
     # Here, not at the top: numpy takes a while to load, and watching a mount needs none of it.
     from emu.lab.memtrace.valgrind import record_memory  # noqa: PLC0415 - see above
 
-    path = out if out is not None else Path(f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{Path(command[0]).name}.ftr")
+    name = Path(command[0]).name
+    path = out if out is not None else Path(f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{name}.ftr")
     sys.stdout.flush()
-    with RichProgress().step(f"tracing {Path(command[0]).name}") as advance:
+    with RichProgress().step(f"tracing {name}") as advance:
         done = record_memory(command, path, advance)
     cut = "" if done.has_layout else "; its first mappings are not known, they are mapped where touched"
     Console(stderr=True, soft_wrap=True, highlight=False, style="dim").print(
-        f"{done.nr_accesses:,} accesses and {done.nr_calls:,} calls in {path}, {format_size(path.stat().st_size)}{cut}; "
-        f"fremap replay {path}",
+        f"{done.nr_accesses:,} accesses and {done.nr_calls:,} calls in {path}, {format_size(path.stat().st_size)}{cut}"
+        f"; fremap replay {path}",
         markup=False,
     )
     return done.exit_code

@@ -53,7 +53,6 @@ def _frame(title: str, ylabel: str) -> tuple[Figure, Axes]:
     axes.set_title(title, pad=28)
     axes.set_xlabel("million accesses of the trace")
     axes.set_ylabel(ylabel)
-    axes.set_ylim(bottom=0)
     return figure, axes
 
 
