@@ -1,6 +1,7 @@
 """What the control files show and do: one function builds them all for a daemon."""
 
 import json
+import os
 from typing import TYPE_CHECKING, Protocol
 
 from fsbackend.bdi import parse_ratio
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from fsbackend.cache import Cache
     from fsbackend.flusher import Flusher
     from fsbackend.inject import Injector
+    from fsbackend.operations import Operations
     from fsbackend.options import MountOptions
     from fsbackend.powercut import PowerCutter
 
@@ -30,6 +32,7 @@ class Served(Protocol):
     flusher: "Flusher"
     injector: "Injector"
     cutter: "PowerCutter | None"
+    operations: "Operations"
 
 
 def _number(text: str, name: str) -> int:
@@ -72,6 +75,23 @@ def stats(served: Served) -> str:
     lines.append(f"{f'pauses_over_{PAUSE_BOUNDS_MS[-1]}ms:':<20}{cache.nr_late_pauses:>14}")
     lines.append(f"{'longest_pause:':<20}{round(cache.longest_pause_s * 1000):>14} ms")
     return "\n".join(lines) + "\n"
+
+
+def activity(served: Served) -> str:
+    """Return what the mount is doing now, as JSON: the flusher's file, throttled writers, latencies by request."""
+    clock = served.cache.clock
+    file = served.flusher.current
+    throttled = [
+        {"tid": tid, "paused_ms": round((clock() - since_s) * 1000)}
+        for tid, since_s in list(served.operations.throttled.values())
+    ]
+    told = {
+        "flusher_file": os.fsdecode(file.node.path()) if file is not None else "",
+        "flusher_passes": served.flusher.nr_passes,
+        "throttled": throttled,
+        "latency": served.operations.latencies.snapshot(),
+    }
+    return json.dumps(told, ensure_ascii=True) + "\n"
 
 
 def file_caps(served: Served, name: str) -> "Callable[[], str] | None":
@@ -119,6 +139,7 @@ def add_control_files(served: Served) -> None:
     tree.add("min_ratio", lambda: f"{bdi.min_ratio}\n", lambda t: bdi.set_min_ratio(parse_ratio(t, "min_ratio")))
     tree.add("strict_limit", lambda: f"{int(bdi.strict_limit)}\n", set_strict)
     tree.add("stats", lambda: stats(served))
+    tree.add("activity", lambda: activity(served))
     tree.add("caps", lambda: f"{served.fs.caps}\n")
     tree.add("overrides", lambda: "".join(f"{item}\n" for item in served.fs.overrides), set_overrides)
     tree.add("sync", lambda: "", sync)

@@ -34,6 +34,7 @@ class Flusher:
         self.share_with: Callable[[int, float], tuple[int, float]] = lambda _dirty, _bandwidth: (0, 1.0)
         self._failed_until_s = 0.0
         self.nr_passes = 0
+        self.current: CachedFile | None = None
         self.gate: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def start(self) -> None:
@@ -101,12 +102,15 @@ class Flusher:
             for file in batch:
                 if self._stop.is_set() or not needed():
                     return
+                self.current = file
                 try:
                     with self.gate():
                         nr_written += file.write_back_some(pace=True)
                 except OSError:
                     # Recorded for the file's descriptors; the pages wait for the next period.
                     self._failed_until_s = self.cache.clock() + max(self.cache.bdi.params.periodic_s, 0.1)
+                finally:
+                    self.current = None
             self.nr_passes += 1
             if not nr_written:
                 return

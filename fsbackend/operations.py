@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import struct
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fsbackend import lowlevel as ll
 from fsbackend.control import CONTROL_NAME, ControlNode
 from fsbackend.inject import CALL_OPS, Injector
+from fsbackend.latency import THROTTLED_WRITE, Latencies
 from fsbackend.node import ROOT_ID, Attr, Cred, Node, SetAttr
 from fsbackend.pagepool import BLOCK_NBYTES, HEADER_NBYTES
 
@@ -60,6 +62,8 @@ class Operations:
         self.gate: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cutter: PowerCutter | None = None
         self.timeout_s = timeout_s
+        self.latencies = Latencies()
+        self.throttled: dict[int, tuple[int, float]] = {}
         self.session: Session
 
     def guarded(self, name: str, method: Callable[..., None]) -> Callable[..., None]:
@@ -67,9 +71,10 @@ class Operations:
         if name in {"init", "destroy"}:
             return method
         faulty = name in CALL_OPS
-        injector = self.injector
+        injector, add_latency = self.injector, self.latencies.add
 
         def call(req: int, *args: Any) -> None:
+            begin_ns = time.monotonic_ns()
             try:
                 with self.gate():
                     if faulty and injector.has_calls and not self._is_control(name, args):
@@ -80,6 +85,7 @@ class Operations:
             except BaseException:
                 log.exception("bug: %s failed", name)
                 ll.reply_err(req, errno.EIO)
+            add_latency(name, time.monotonic_ns() - begin_ns)
 
         return call
 
@@ -286,7 +292,8 @@ class Operations:
 
     def _hold_write(self, req: int, nbytes: int, pause_s: float) -> None:
         cache = self.fs.cache
-        began_s = cache.clock()
+        asked_s = began_s = cache.clock()
+        self.throttled[req] = (self._cred(req).pid, asked_s)
 
         def due() -> float:
             nonlocal began_s
@@ -295,7 +302,9 @@ class Operations:
             began_s = now_s
             again_s = cache.balance(0)
             if again_s <= 0:
+                self.throttled.pop(req, None)
                 ll.reply_write(req, nbytes)
+                self.latencies.add(THROTTLED_WRITE, int((now_s - asked_s) * _NS))
             return again_s
 
         self.session.held.hold(pause_s, due)
