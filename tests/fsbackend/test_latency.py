@@ -45,7 +45,7 @@ def test_nothing_is_lost_between_threads_and_nothing_is_too_long() -> None:
 def test_a_mount_tells_of_its_requests_and_its_throttled_writers() -> None:
     params = DirtyParams(background_bytes=MIB, dirty_bytes=2 * MIB)
     with temporary_mount("disk", params=params, inject=["store.write delay=0.05"]) as mount:
-        writer = threading.Thread(target=(mount.path / "file").write_bytes, args=(bytes(8 * MIB),))
+        writer = threading.Thread(target=(mount.path / "file").write_bytes, args=(b"x" * (8 * MIB),))
         writer.start()
         seen: list[dict[str, object]] = []
         files = set()
