@@ -1,0 +1,380 @@
+"""What reads, writes, maps and allocations give back, and refuse: as on the host's filesystem."""
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import resource
+import signal
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from fsbackend.mount import TemporaryMount
+from fsbackend.storeio import fallocate
+from tests.fuse.posix import Script, World
+
+pytestmark = pytest.mark.fuse
+
+Same = Callable[[Script], None]
+
+KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO, INSERT = 1, 2, 8, 16, 32
+
+
+def contents(world: World, name: str) -> None:
+    """Note a file's size and bytes, as runs."""
+    with open(world.path(name), "rb") as file:
+        data = file.read()
+    runs: list[tuple[int, int]] = []
+    for byte in data:
+        if runs and runs[-1][0] == byte:
+            runs[-1] = byte, runs[-1][1] + 1
+        else:
+            runs.append((byte, 1))
+    world.note(name, (os.stat(world.path(name)).st_size, runs[:50]))
+
+
+CALLS: dict[str, Callable[[int], object]] = {
+    "read": lambda fd: os.read(fd, 10),
+    "write": lambda fd: os.write(fd, b"ab"),
+    "pread negative": lambda fd: os.pread(fd, 10, -1),
+    "pwrite negative": lambda fd: os.pwrite(fd, b"x", -1),
+    "ftruncate": lambda fd: os.ftruncate(fd, 7),
+    "ftruncate negative": lambda fd: os.ftruncate(fd, -1),
+    "fsync": os.fsync,
+    "fdatasync": os.fdatasync,
+    "lseek negative": lambda fd: os.lseek(fd, -1, os.SEEK_SET),
+    "lseek": lambda fd: os.lseek(fd, 5, os.SEEK_SET),
+    "fallocate": lambda fd: fallocate(fd, 0, 0, 100),
+    "fallocate nothing": lambda fd: fallocate(fd, 0, 0, 0),
+    "fchmod": lambda fd: os.fchmod(fd, 0o600),
+    "mmap": lambda fd: mmap.mmap(fd, 1).close(),
+    "ioctl": lambda fd: fcntl.ioctl(fd, 0x5401, bytes(64)),
+}
+
+
+def test_descriptors_refuse(same: Same) -> None:
+    def script(world: World) -> None:
+        world.make("file", "file")
+        os.truncate(world.path("file"), 20)
+        world.make("dir", "dir", 0o755)
+        opened = {"file": (os.O_RDONLY, os.O_WRONLY, os.O_RDWR | os.O_APPEND, os.O_PATH), "dir": (os.O_RDONLY,)}
+        for name, ways in opened.items():
+            for flags in ways:
+                fd = os.open(world.path(name), flags)
+                for what, call in CALLS.items():
+                    world.do(f"{what} {name} {flags:o}", lambda call=call, fd=fd: call(fd))  # type: ignore[misc]
+                os.close(fd)
+                contents(world, "file")
+
+    same(script)
+
+
+def test_append(same: Same) -> None:
+    """Writers that append, from two processes and beside a truncation, never overwrite each other."""
+
+    def script(world: World) -> None:
+        children = []
+        for letter in (b"a", b"b"):
+            child = os.fork()
+            if not child:
+                fd = os.open(world.path("log"), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+                for _ in range(200):
+                    os.write(fd, letter * 37)
+                os._exit(0)
+            children.append(child)
+        for child in children:
+            os.waitpid(child, 0)
+        with open(world.path("log"), "rb") as file:
+            data = file.read()
+        records = [data[start : start + 37] for start in range(0, len(data), 37)]
+        world.note("whole records", sorted(records) == [b"a" * 37] * 200 + [b"b" * 37] * 200)
+        fd = os.open(world.path("log"), os.O_RDWR | os.O_APPEND)
+        os.ftruncate(fd, 10)
+        world.do("append after truncation", lambda: os.write(fd, b"end"))
+        world.do("pwrite appends", lambda: os.pwrite(fd, b"!", 0))
+        world.note("position", os.lseek(fd, 0, os.SEEK_CUR))
+        os.close(fd)
+        contents(world, "log")
+
+    same(script)
+
+
+@pytest.mark.parametrize("mode", [0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, PUNCH_HOLE, ZERO, ZERO | KEEP_SIZE])
+def test_fallocate(same: Same, mode: int) -> None:
+    def script(world: World) -> None:
+        for start, nbytes in ((0, 4096), (100, 5000), (4096, 8192), (19_990, 9), (19_000, 5000), (50_000, 70_000)):
+            fd = os.open(world.path("file"), os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o644)
+            os.write(fd, b"x" * 20_000)
+            world.do(f"fallocate {mode} {start} {nbytes}", lambda s=start, n=nbytes, fd=fd: fallocate(fd, mode, s, n))  # type: ignore[misc]
+            contents(world, "file")
+            os.pwrite(fd, b"y" * 100, start + 50)
+            contents(world, "file")
+            os.close(fd)
+
+    same(script)
+
+
+def test_what_fuse_cannot_carry(shared_mount: TemporaryMount) -> None:
+    """It is refused with the errno that programs fall back on."""
+    path = shared_mount.path / "refused"
+    with path.open("w+b") as file:
+        file.write(b"x" * 20_000)
+        file.flush()
+        for mode in (COLLAPSE, INSERT):
+            with pytest.raises(OSError, check=lambda error: error.errno == errno.EOPNOTSUPP):
+                fallocate(file.fileno(), mode, 4096, 4096)
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.EOPNOTSUPP):
+        os.open(shared_mount.path, os.O_TMPFILE | os.O_RDWR, 0o600)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.renameat2(-100, os.fsencode(path), -100, os.fsencode(path) + b"2", 1) == -1
+    assert ctypes.get_errno() == errno.EINVAL
+    path.unlink()
+
+
+def test_holes(same: Same) -> None:
+    def script(world: World) -> None:
+        fd = os.open(world.path("file"), os.O_CREAT | os.O_RDWR, 0o644)
+        os.pwrite(fd, b"x" * 8192, 1 << 20)
+        os.ftruncate(fd, 3 << 20)
+        world.do("data at the data", lambda: os.lseek(fd, (1 << 20) + 5, os.SEEK_DATA))
+        world.do("hole at the end", lambda: os.lseek(fd, (3 << 20) - 1, os.SEEK_HOLE) <= 3 << 20)
+        world.do("data beyond", lambda: os.lseek(fd, 3 << 20, os.SEEK_DATA))
+        world.do("hole beyond", lambda: os.lseek(fd, 3 << 20, os.SEEK_HOLE))
+        found, at = b"", 0
+        while at < 3 << 20:  # what a copying program does: it must find all that is data
+            try:
+                at = os.lseek(fd, at, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(fd, at, os.SEEK_HOLE)
+            found += os.pread(fd, end - at, at).replace(b"\0", b"")
+            at = end
+        world.note("all data found", found == b"x" * 8192)
+        world.note("sparse", os.fstat(fd).st_blocks * 512 < 1 << 20)
+        os.close(fd)
+
+    same(script)
+
+
+def test_copies_in_the_kernel(same: Same) -> None:
+    def script(world: World) -> None:
+        data = os.urandom(300_000)
+        with open(world.path("one"), "wb") as file:
+            file.write(data)
+        one = os.open(world.path("one"), os.O_RDONLY)
+        two = os.open(world.path("two"), os.O_CREAT | os.O_RDWR, 0o644)
+        copied = 0
+        while copied < len(data):
+            copied += os.copy_file_range(one, two, 100_000, copied, copied)
+        world.note("copy_file_range", os.pread(two, len(data) + 1, 0) == data)
+        os.ftruncate(two, 0)
+        copied = 0
+        while copied < len(data):
+            copied += os.sendfile(two, one, copied, len(data) - copied)
+        world.note("sendfile", os.pread(two, len(data) + 1, 0) == data)
+        world.do("overlapping", lambda: os.copy_file_range(two, two, 1000, 0, 500))
+        read_end, write_end = os.pipe()
+        world.do("splice in", lambda: os.splice(one, write_end, 5000, offset_src=7))
+        world.do("splice out", lambda: os.splice(read_end, two, 5000, offset_dst=11))
+        world.note("spliced", os.pread(two, 5000, 11) == data[7:5007])
+        for fd in (one, two, read_end, write_end):
+            os.close(fd)
+
+    same(script)
+
+
+def test_maps_and_the_end_of_the_file(same: Same) -> None:
+    def script(world: World) -> None:
+        fd = os.open(world.path("file"), os.O_CREAT | os.O_RDWR, 0o644)
+        os.write(fd, b"x" * 5000)
+        with mmap.mmap(fd, 5000) as mapped:
+            mapped[4990:5000] = b"y" * 10
+            world.note("the rest of the last page", mapped[:] == b"x" * 4990 + b"y" * 10)
+        os.ftruncate(fd, 9000)
+        contents(world, "file")
+        with mmap.mmap(fd, 9000) as mapped:
+            os.ftruncate(fd, 100)
+            world.note("after truncation", mapped[:200] == b"x" * 100 + bytes(100))
+            os.ftruncate(fd, 9000)
+            world.note("grown again", mapped[:] == b"x" * 100 + bytes(8900))
+            mapped[8999:9000] = b"z"
+            os.pwrite(fd, b"w", 50)
+            world.note("write seen", mapped[50:51])
+            world.note("store seen", os.pread(fd, 1, 8999))
+        with mmap.mmap(fd, 9000, flags=mmap.MAP_PRIVATE) as private:
+            private[0:3] = b"no!"
+        contents(world, "file")
+        world.note("store past the end", stores_past_end(world))
+        os.close(fd)
+
+    same(script)
+
+
+def stores_past_end(world: World) -> int:
+    """Return the signal that a child dies of who stores beyond the last page of the file."""
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        fd = os.open(world.path("file"), os.O_RDWR)
+        os.ftruncate(fd, 20_000)
+        mapped = mmap.mmap(fd, 20_000)
+        os.ftruncate(fd, 100)
+        signal.signal(signal.SIGBUS, signal.SIG_DFL)
+        mapped[8192] = 1
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_limits_of_size(same: Same) -> None:
+    def script(world: World) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        fd = os.open(world.path("file"), os.O_CREAT | os.O_RDWR, 0o644)
+        world.do("sparse and large", lambda: os.pwrite(fd, b"end", 1 << 40))
+        world.do("its end", lambda: os.pread(fd, 10, 1 << 40))
+        world.do("its middle", lambda: os.pread(fd, 3, 1 << 39))
+        world.do("size", lambda: os.fstat(fd).st_size)
+        os.ftruncate(fd, 0)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+        world.do("up to the limit", lambda: os.pwrite(fd, b"x" * 20_000, 0))
+        world.do("at the limit", lambda: os.pwrite(fd, b"x", 10_000))
+        world.do("truncate over it", lambda: os.ftruncate(fd, 10_001))
+        os.close(fd)
+        contents(world, "file")
+
+    same(script)
+
+
+def test_a_file_grows_as_far_as_its_store(make_mount: Callable[..., TemporaryMount]) -> None:
+    """Beyond, the write is refused at once: at writeback nobody could be told."""
+    mounted = make_mount("disk")
+    refused: list[bool] = []
+    with (
+        (mounted.path / "ours").open("wb", buffering=0) as ours,
+        (mounted.base / "host").open("wb", buffering=0) as host,
+    ):
+        for end in (1 << 32, 1 << 40, (1 << 44) - 4096, 1 << 44, (1 << 44) + 1, 1 << 62, (1 << 63) - 1):
+            for file in (ours, host):
+                try:
+                    os.pwrite(file.fileno(), b"x", end - 1)
+                    refused.append(False)
+                except OSError as error:
+                    assert error.errno == errno.EFBIG  # noqa: PT017 - both ways are right, if they are the same
+                    refused.append(True)
+            assert refused[-1] == refused[-2], f"at {end}"
+        os.ftruncate(ours.fileno(), 0)
+        os.ftruncate(host.fileno(), 0)
+
+
+def test_locks_between_processes(same: Same) -> None:
+    def try_in_child(call: Callable[[], object]) -> int:
+        child = os.fork()
+        if not child:
+            try:
+                call()
+                os._exit(0)
+            except OSError as error:
+                os._exit(error.errno or 1)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def script(world: World) -> None:
+        world.make("file", "file")
+        file = open(world.path("file"), "r+b")  # noqa: SIM115 - closed below: closing drops the locks
+
+        def again(call: Callable[[int], object]) -> object:
+            with open(world.path("file"), "r+b") as other:
+                return call(other.fileno())
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+        world.note("flock", try_in_child(lambda: again(lambda fd: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))))
+        fcntl.flock(file, fcntl.LOCK_UN)
+        world.note("free", try_in_child(lambda: again(lambda fd: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))))
+        fcntl.lockf(file, fcntl.LOCK_EX, 10, 5)
+        for start in (0, 5, 14, 15):
+            world.note(
+                f"record {start}",
+                try_in_child(
+                    lambda s=start: again(lambda fd: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, s))  # type: ignore[misc]
+                ),
+            )
+        query = struct.pack("hhqqi", fcntl.F_WRLCK, 0, 0, 0, 0)
+        world.note("none of ours in the way", struct.unpack("hhqqi", fcntl.fcntl(file, fcntl.F_GETLK, query))[0])
+        file.close()
+        world.note("gone", try_in_child(lambda: again(lambda fd: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))))
+
+    same(script)
+
+
+def test_programs_run_from_it(same: Same) -> None:
+    def script(world: World) -> None:
+        with open("/bin/true", "rb") as source, open(world.path("true"), "wb") as target:
+            target.write(source.read())
+        os.chmod(world.path("true"), 0o755)
+        child = os.fork()
+        if not child:
+            os.execv(world.path("true"), [b"true"])
+        world.note("exit code", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        with open("/bin/sleep", "rb") as source, open(world.path("sleep"), "wb") as target:
+            target.write(source.read())
+        os.chmod(world.path("sleep"), 0o755)
+        ready, told = os.pipe()
+        child = os.fork()
+        if not child:
+            os.set_inheritable(told, False)
+            os.execv(world.path("sleep"), [b"sleep", b"20"])
+        os.close(told)
+        os.read(ready, 1)  # ends when exec has closed the other end
+        world.try_open("sleep", os.O_WRONLY)
+        world.do("unlink", lambda: os.unlink(world.path("sleep")))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+    same(script)
+
+
+def test_vectors_and_flags(same: Same) -> None:
+    def script(world: World) -> None:
+        fd = os.open(world.path("file"), os.O_CREAT | os.O_RDWR, 0o644)
+        world.do("writev", lambda: os.writev(fd, [b"one", b"", b"two" * 3000]))
+        buffers = [bytearray(2), bytearray(5000), bytearray(9000)]
+        world.do("preadv", lambda: os.preadv(fd, buffers, 1))
+        world.note("read", [bytes(buffer[:4]) for buffer in buffers])
+        world.do("pwritev at once durable", lambda: os.pwritev(fd, [b"sync"], 100, os.RWF_DSYNC))
+        world.do("pwritev appends", lambda: os.pwritev(fd, [b"tail"], 0, os.RWF_APPEND))
+        os.close(fd)
+        for flags in (os.O_SYNC, os.O_DSYNC, os.O_NOATIME, os.O_NONBLOCK):
+            fd = os.open(world.path("file"), os.O_RDWR | flags)
+            world.do(f"write {flags:o}", lambda fd=fd: os.pwrite(fd, b"flag", 200))  # type: ignore[misc]
+            os.close(fd)
+        contents(world, "file")
+        world.do("posix_fadvise", lambda: os.posix_fadvise(os.open(world.path("file"), 0), 0, 0, 4))
+
+    same(script)
+
+
+def test_a_removed_file_lives_while_it_is_open(same: Same) -> None:
+    def script(world: World) -> None:
+        fd = os.open(world.path("file"), os.O_CREAT | os.O_RDWR, 0o644)
+        os.write(fd, b"x" * 9000)
+        os.unlink(world.path("file"))
+        world.note("links", os.fstat(fd).st_nlink)
+        world.do("write", lambda: os.pwrite(fd, b"y", 8999))
+        world.do("grow", lambda: os.ftruncate(fd, 20_000))
+        world.do("fsync", lambda: os.fsync(fd))
+        world.do("fchmod", lambda: os.fchmod(fd, 0o600))
+        world.do("fchown", lambda: os.fchown(fd, 12, 13))
+        world.do("futime", lambda: os.utime(fd, ns=(1, 2)))
+        info = os.fstat(fd)
+        world.note("attributes", (info.st_mode, info.st_uid, info.st_gid, info.st_size, info.st_mtime_ns))
+        world.do("again by number", lambda: os.pread(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY), 2, 8998))
+        world.do("a new name", lambda: os.link(f"/proc/self/fd/{fd}", world.path("new"), follow_symlinks=True))
+        world.make("file", "file")
+        world.note("another", os.stat(world.path("file")).st_size)
+        with mmap.mmap(fd, 20_000) as mapped:
+            mapped[0:1] = b"z"
+        world.do("read", lambda: os.pread(fd, 2, 0))
+        os.close(fd)
+
+    same(script)
