@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from emu.check_anon import Violations, check_anon_vmas, check_private, check_swap, equal
 from emu.errors import KernelBug
 from emu.hw.tlb_dump import tlb_entries
 from emu.machine import Machine
@@ -30,8 +31,6 @@ from emu.mm_types.page import (
 from emu.mm_types.page_tree import TAG_DIRTY, TAG_WRITEBACK
 from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VM_SHARED, VmArea
 
-Violations = Iterator[str]
-
 
 def check(machine: Machine) -> None:
     """Raise KernelBug with a line for each violated invariant."""
@@ -39,11 +38,6 @@ def check(machine: Machine) -> None:
     found = [line for one in _CHECKS for line in one(k)]
     if found:
         raise KernelBug("\n".join(found))
-
-
-def _equal(what: str, kept: object, real: object) -> Violations:
-    if kept != real:
-        yield f"{what}: kept {kept}, really {real}"
 
 
 def _present_ptes(k: Kernel, mm: Mm, vma: VmArea) -> Iterator[tuple[int, int]]:
@@ -73,8 +67,8 @@ def _check_vmas(k: Kernel) -> Violations:
                     yield f"{mm!r}: {vma!r} is not filed under {vma.mapping!r} as it should be"
                 if k.rmap.watches(vma) != (vma.pte_changed is not None):
                     yield f"{mm!r}: {vma!r} has the wrong reverse-map hook"
-        yield from _equal(f"{mm!r} total_vm", mm.total_vm, total)
-        yield from _equal(f"{mm!r} locked_vm", mm.locked_vm, locked)
+        yield from equal(f"{mm!r} total_vm", mm.total_vm, total)
+        yield from equal(f"{mm!r} locked_vm", mm.locked_vm, locked)
         if mm.mmap_sem.readers or mm.mmap_sem.writer:
             yield f"{mm!r}: mmap_sem is held"
     if (filed | filed_nonlinear) - known:
@@ -87,7 +81,7 @@ def _check_page_tables(k: Kernel) -> Violations:
     per_frame = k.page_size // k.fmt.pte_bytes
     for mm in k.mms.values():
         inside = sum(len(mm.pt.entries(vma.start, vma.end)[0]) for vma in mm.vmas)
-        yield from _equal(f"{mm!r} PTEs within VMAs", inside, len(mm.pt.entries(0, 1 << k.fmt.va_bits)[0]))
+        yield from equal(f"{mm!r} PTEs within VMAs", inside, len(mm.pt.entries(0, 1 << k.fmt.va_bits)[0]))
         for key, leaf_pfn in mm.pt.leaf_pfns.items():
             vaddr = key << mm.pt.leaf_shift
             pfn = mm.pt.root_pfn
@@ -100,12 +94,12 @@ def _check_page_tables(k: Kernel) -> Violations:
             else:
                 # A large page stands in the place of the leaf table, which is put aside: both start at one frame.
                 real = mm.pt.get(vaddr) and k.fmt.pte_pfn(mm.pt.get(vaddr)) if key in mm.pt.huge else leaf_pfn
-                yield from _equal(f"{mm!r} leaf table, or large page, for {vaddr:#x}", real, pfn)
+                yield from equal(f"{mm!r} leaf table, or large page, for {vaddr:#x}", real, pfn)
         for pfn in mm.pt.table_pfns():
             if not k.mem_map.flags[pfn] & PG_PGTABLE:
                 yield f"{mm!r}: table frame is not marked: {k.mem_map.describe(pfn)}"
     tables = sum(len(mm.pt.table_pfns()) for mm in k.mms.values())
-    yield from _equal("nr_page_table_pages", k.vmstat.nr_page_table_pages, tables)
+    yield from equal("nr_page_table_pages", k.vmstat.nr_page_table_pages, tables)
 
 
 def _check_ptes(k: Kernel) -> Violations:
@@ -119,7 +113,8 @@ def _check_ptes(k: Kernel) -> Violations:
                 flags = k.mem_map.flags[pfn]
                 rss[bool(flags & PG_ANON)] += 1
                 where = f"{mm!r} {vaddr:#x} PTE {pte:#x}"
-                if flags & PG_ANON:
+                if flags & PG_ANON or pfn == k.zero_pfn:
+                    yield from check_private(k, vma, vaddr, pte, where)
                     continue
                 if vma.mapping is None or k.mem_map.mapping[pfn] != vma.mapping.ident:
                     yield f"{where} maps a page of another file: {k.mem_map.describe(pfn)}"
@@ -132,10 +127,10 @@ def _check_ptes(k: Kernel) -> Violations:
                     yield f"{where} is writable or dirty, its page is clean: {k.mem_map.describe(pfn)}"
             if not vma.flags & VM_NONLINEAR:
                 vaddrs, ptes = mm.pt.entries(vma.start, vma.end)
-                strays = sum(not fmt.pte_present(pte) for pte in ptes.tolist())
+                strays = sum(not fmt.pte_present(pte) and fmt.pte_file(pte) for pte in ptes.tolist())
                 if strays:
                     yield f"{mm!r}: {strays} file PTEs in linear {vma!r} among {len(vaddrs)}"
-        yield from _equal(f"{mm!r} file_rss, anon_rss", (mm.file_rss, mm.anon_rss), (rss[False], rss[True]))
+        yield from equal(f"{mm!r} file_rss, anon_rss", (mm.file_rss, mm.anon_rss), (rss[False], rss[True]))
 
 
 def _known_references(k: Kernel) -> tuple[Counter[int], Counter[int]]:
@@ -148,6 +143,9 @@ def _known_references(k: Kernel) -> tuple[Counter[int], Counter[int]]:
     for mapping in k.mappings.values():
         for _, pfn in mapping.pages:
             known[pfn] += 1 + bool(k.mem_map.flags[pfn] & PG_WRITEBACK)
+    for pfn in k.swap.cache.values():
+        known[pfn] += 1 + bool(k.mem_map.flags[pfn] & PG_WRITEBACK)
+    known[k.zero_pfn] += 1
     for mm in k.mms.values():
         known.update(mm.pt.table_pfns())
     return mapped, known
@@ -167,7 +165,7 @@ def _check_counts(k: Kernel) -> Violations:
             yield f"{count} references are known to {k.mem_map.describe(pfn)}"
         if not k.ram.is_allocated(pfn):
             yield f"in use but free: {k.mem_map.describe(pfn)}"
-    yield from _equal("allocated frames", k.ram.nr_frames - 1 - k.ram.nr_free, len(known))
+    yield from equal("allocated frames", k.ram.nr_frames - 1 - k.ram.nr_free, len(known))
 
 
 def _check_page_cache(k: Kernel) -> Violations:
@@ -190,21 +188,22 @@ def _check_page_cache(k: Kernel) -> Violations:
                 bdi_dirty[id(mapping.bdi)] += 1
             writeback += bool(flags & PG_WRITEBACK)
             tags.update(one for one in (TAG_DIRTY, TAG_WRITEBACK) if tag & one)
-        yield from _equal(f"{mapping!r} tagged", mapping.pages.nr_tagged, {t: tags[t] for t in mapping.pages.nr_tagged})
+        yield from equal(f"{mapping!r} tagged", mapping.pages.nr_tagged, {t: tags[t] for t in mapping.pages.nr_tagged})
         listed = mapping in k.dirty_mappings
         if listed != (mapping.dirtied_when_s is not None) or (tags[TAG_DIRTY] and not listed):
             yield f"{mapping!r}: {tags[TAG_DIRTY]} dirty pages, listed {listed}, since {mapping.dirtied_when_s}"
-    yield from _equal("nr_dirty", k.vmstat.nr_dirty, dirty)
-    yield from _equal("nr_writeback", k.vmstat.nr_writeback, writeback)
-    yield from _equal("nr_file_pages", k.vmstat.nr_file_pages, cached)
+    writeback += sum(bool(k.mem_map.flags[pfn] & PG_WRITEBACK) for pfn in k.swap.cache.values())
+    yield from equal("nr_dirty", k.vmstat.nr_dirty, dirty)
+    yield from equal("nr_writeback", k.vmstat.nr_writeback, writeback)
+    yield from equal("nr_file_pages", k.vmstat.nr_file_pages, cached)
     for bdi in k.bdis.values():
-        yield from _equal(f"bdi {bdi.name} nr_dirty", bdi.nr_dirty, bdi_dirty[id(bdi)])
+        yield from equal(f"bdi {bdi.name} nr_dirty", bdi.nr_dirty, bdi_dirty[id(bdi)])
     flags_array = k.mem_map.flags_array
     mapped = k.mem_map.mapcount_array > 0
     anon = (flags_array & PG_ANON) != 0
-    yield from _equal("nr_mapped", k.vmstat.nr_mapped, int(np.count_nonzero(mapped & ~anon)))
-    yield from _equal("nr_anon_pages", k.vmstat.nr_anon_pages, int(np.count_nonzero(mapped & anon)))
-    yield from _equal("nr_mlock", k.vmstat.nr_mlock, int(np.count_nonzero(flags_array & PG_MLOCKED)))
+    yield from equal("nr_mapped", k.vmstat.nr_mapped, int(np.count_nonzero(mapped & ~anon)))
+    yield from equal("nr_anon_pages", k.vmstat.nr_anon_pages, int(np.count_nonzero(mapped & anon)))
+    yield from equal("nr_mlock", k.vmstat.nr_mlock, int(np.count_nonzero(flags_array & PG_MLOCKED)))
 
 
 def _check_lru(k: Kernel) -> Violations:
@@ -213,11 +212,11 @@ def _check_lru(k: Kernel) -> Violations:
     for which in (ACTIVE, INACTIVE, UNEVICTABLE):
         pages = k.lru.pages(which)
         listed += len(pages)
-        yield from _equal(f"length of LRU list {which}", k.lru.nr[which], len(pages))
+        yield from equal(f"length of LRU list {which}", k.lru.nr[which], len(pages))
         for pfn in pages:
             if not k.mem_map.flags[pfn] & PG_LRU or k.lru.which(pfn) != which:
                 yield f"on LRU list {which}: {k.mem_map.describe(pfn)}"
-    yield from _equal("pages with PG_lru", int(np.count_nonzero(k.mem_map.flags_array & PG_LRU)), listed)
+    yield from equal("pages with PG_lru", int(np.count_nonzero(k.mem_map.flags_array & PG_LRU)), listed)
     for pfn in np.flatnonzero(k.mem_map.flags_array & PG_LOCKED).tolist():
         yield f"still locked: {k.mem_map.describe(pfn)}"
 
@@ -250,6 +249,8 @@ _CHECKS: tuple[Callable[[Kernel], Violations], ...] = (
     _check_ptes,
     _check_counts,
     _check_page_cache,
+    check_anon_vmas,
+    check_swap,
     _check_lru,
     _check_tlbs,
     _check_rmap,

@@ -4,6 +4,8 @@ A machine is deterministic for a seed, but for the order in which real disks fin
 it down in order; `power_off` drops its RAM without a word.
 """
 
+import errno
+import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +20,7 @@ from emu.mm.fork import exit_mmap, mm_alloc
 from emu.mm.inode import forget_inode
 from emu.mm.kernel import MAX_MAP_COUNT, Kernel, Options
 from emu.mm.sched import audit, boundary
+from emu.mm.swapfile import close_all, swapoff, swapon
 from emu.mm.truncate import invalidate_mapping_pages
 from emu.mm_types.events import EventKind, EventLog
 from emu.process import Process
@@ -81,6 +84,12 @@ class Machine:
         A CPU that runs another process is not interrupted for a flush, but flushes when it comes back.
     tlb
         Sizes of the CPUs' TLBs (emu.hw.tlb.TlbModel).
+    swap
+        Where anonymous memory is swapped to: a file that mkswap made, or a size, such as "64M", for a temporary one.
+    swappiness
+        0 to 100: how willingly anonymous pages are swapped as long as pages of files can be had.
+    page_cluster
+        Swap is read 2**page_cluster pages at a time.
 
     """
 
@@ -108,6 +117,9 @@ class Machine:
         huge_pages: bool = True,
         lazy_tlb: bool = False,
         tlb: TlbModel | None = None,
+        swap: int | str | os.PathLike[str] | None = None,
+        swappiness: int = 60,
+        page_cluster: int = 3,
     ) -> None:
         self.format = get_format(format) if isinstance(format, str) else format
         if guest_cache not in {"none", "writeback"}:
@@ -132,6 +144,8 @@ class Machine:
             max_map_count=max_map_count,
             huge_pages=huge_pages,
             lazy_tlb=lazy_tlb,
+            page_cluster=page_cluster,
+            swappiness=swappiness,
         )
         self.kernel = Kernel(
             self.ram,
@@ -143,6 +157,8 @@ class Machine:
             events=events if isinstance(events, EventLog) else EventLog() if events else None,
         )
         boot(self.kernel, rmap=rmap, io_depth=io_depth)
+        if swap is not None:
+            swapon(self.kernel, swap)
         self.running = True
 
     @property
@@ -181,6 +197,20 @@ class Machine:
         if self.kernel.options.audit_dirty:
             audit(self.kernel)
 
+    def swapon(self, where: int | str | os.PathLike[str]) -> int:
+        """Start swapping to a file that mkswap made, or to a temporary one of a size; return the area's number."""
+        return swapon(self.kernel, where).swap_type
+
+    def swapoff(self, swap_type: int = 0) -> None:
+        """Bring everything in from a swap area and stop using it.
+
+        OSError: EINVAL if there is none of that number, ENOMEM if memory does not hold it, EIO if it cannot be read.
+        """
+        area = self.kernel.swap.areas.get(swap_type)
+        if area is None:
+            raise OSError(errno.EINVAL, f"there is no swap area {swap_type}")
+        swapoff(self.kernel, area)
+
     def drop_caches(self) -> int:
         """Drop clean, unmapped pages and forget unused files; return how many pages went."""
         dropped = 0
@@ -205,6 +235,7 @@ class Machine:
                 self.sync()
             finally:
                 copy_out(self.kernel)
+                close_all(self.kernel, orderly=True)
         finally:
             self._off()
 
@@ -221,6 +252,7 @@ class Machine:
         self.running = False
         k = self.kernel
         k.io.close()
+        close_all(k, orderly=False)
         for inode in list(k.inodes.values()):
             inode.close()
         for mm in k.mms.values():

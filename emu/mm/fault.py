@@ -9,16 +9,16 @@ do_wp_page(); the page is marked dirty while it is still locked, as since v2.6.2
 """
 
 from emu.errors import OutOfMemory
+from emu.mm.anon_memory import do_anonymous_page, do_swap_page, do_wp_private, install_anon
 from emu.mm.filemap import filemap_fault
 from emu.mm.huge_memory import do_huge_anonymous_page
 from emu.mm.kernel import Kernel
-from emu.mm.mapcount import page_add_file_rmap, page_add_new_anon_rmap, page_remove_rmap
+from emu.mm.mapcount import page_add_file_rmap
 from emu.mm.mlock import mlock_vma_page
 from emu.mm.page_alloc import NO_FRAME, alloc_page, lock_page, put_page, unlock_page
 from emu.mm.page_writeback import balance_dirty_pages_ratelimited, wait_on_page_writeback
-from emu.mm.vma_prot import mk_anon_pte
 from emu.mm_types.mm import Mm
-from emu.mm_types.page import ACTIVE, PG_ANON, PG_UPTODATE, PG_WRITEBACK
+from emu.mm_types.page import PG_WRITEBACK
 from emu.mm_types.pgtable import NoFrameError, set_pte
 from emu.mm_types.vma import VM_LOCKED, VM_SHARED, VmArea
 
@@ -39,12 +39,7 @@ def handle_mm_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, *, write: bool) 
     fmt = k.fmt
     pte = leaf[vaddr >> k.page_shift & mm.pt.leaf_mask]
     if not fmt.pte_present(pte):
-        if not pte:
-            if vma.mapping is None:
-                return _do_anonymous_page(k, mm, vma, vaddr, write=write)
-            return k.file_fault(k, mm, vma, vaddr, vma.linear_pgoff(vaddr), pte, write=write)
-        k.vmstat.nr_nonlinear_fault += 1
-        return k.file_fault(k, mm, vma, vaddr, fmt.pte_to_pgoff(pte), pte, write=write)
+        return _do_absent_page(k, mm, vma, vaddr, pte, write=write)
     if write and not fmt.pte_write(pte):
         return _do_wp_page(k, mm, vma, vaddr, pte)
     # Another access got here first, or a TLB held an older entry: refresh both.
@@ -55,6 +50,18 @@ def handle_mm_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, *, write: bool) 
         set_pte(mm, vma, vaddr, pte, new)
     k.flush_tlb_page(mm, vaddr)
     return False
+
+
+def _do_absent_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int, *, write: bool) -> bool:
+    """Bring in what is not present: as a none, file or swap PTE says (handle_pte_fault)."""
+    if not pte:
+        if vma.mapping is None:
+            return do_anonymous_page(k, mm, vma, vaddr, write=write)
+        return k.file_fault(k, mm, vma, vaddr, vma.linear_pgoff(vaddr), pte, write=write)
+    if not k.fmt.pte_file(pte):
+        return do_swap_page(k, mm, vma, vaddr, pte, write=write)
+    k.vmstat.nr_nonlinear_fault += 1
+    return k.file_fault(k, mm, vma, vaddr, k.fmt.pte_to_pgoff(pte), pte, write=write)
 
 
 def do_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int, *, write: bool) -> bool:
@@ -110,26 +117,7 @@ def do_cow_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pfn: int, pte: int)
     k.vmstat.nr_cow += 1
     unlock_page(k, pfn)
     put_page(k, pfn)
-    _install_anon(k, mm, vma, vaddr, copy, pte, write=True)
-
-
-def _install_anon(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pfn: int, pte: int, *, write: bool) -> None:
-    k.mem_map.flags[pfn] |= PG_UPTODATE
-    set_pte(mm, vma, vaddr, pte, mk_anon_pte(vma, pfn, write=write))
-    page_add_new_anon_rmap(k, mm, pfn)
-    k.lru.add(pfn, ACTIVE)
-    if vma.flags & VM_LOCKED:
-        mlock_vma_page(k, pfn)
-
-
-def _do_anonymous_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, *, write: bool) -> bool:
-    """Map a zeroed page."""
-    pfn = alloc_page(k)
-    if pfn == NO_FRAME:
-        raise OutOfMemory(vaddr, "no frame for anonymous memory")
-    k.ram.zero_frame(pfn)
-    _install_anon(k, mm, vma, vaddr, pfn, 0, write=write)
-    return False
+    install_anon(k, mm, vma, vaddr, copy, pte)
 
 
 def _do_wp_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
@@ -155,33 +143,4 @@ def _do_wp_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
         unlock_page(k, pfn)
         balance_dirty_pages_ratelimited(k, mapping)
         return False
-    if k.mem_map.flags[pfn] & PG_ANON and k.mem_map.mapcount[pfn] == 1:
-        # Nobody shares it (any longer): reuse.
-        set_pte(mm, vma, vaddr, pte, fmt.pte_mkwrite(fmt.pte_mkdirty(fmt.pte_mkyoung(pte))))
-        k.flush_tlb_page(mm, vaddr)
-        return False
-    return _copy_on_write(k, mm, vma, vaddr, pte, pfn)
-
-
-def _copy_on_write(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int, pfn: int) -> bool:
-    """Give a private mapping its own copy of the page that it has been sharing."""
-    k.mem_map.refcount[pfn] += 1
-    copy = alloc_page(k)
-    if copy == NO_FRAME:
-        put_page(k, pfn)
-        raise OutOfMemory(vaddr, "no frame for a private copy")
-    if mm.pt.get(vaddr) != pte:
-        # Reclaim, on behalf of the copy, took the original away: the access tries again.
-        put_page(k, copy)
-        put_page(k, pfn)
-        return False
-    k.ram.frame(copy)[:] = k.ram.frame(pfn)
-    k.vmstat.nr_cow += 1
-    page_remove_rmap(k, mm, pfn)
-    put_page(k, pfn)
-    _install_anon(k, mm, vma, vaddr, copy, pte, write=True)
-    k.flush_tlb_page(mm, vaddr)
-    put_page(k, pfn)
-    return False
-
-
+    return do_wp_private(k, mm, vma, vaddr, pte)

@@ -51,7 +51,9 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
         for vma in list(parent.vmas):
             if vma.flags & VM_DONTCOPY:
                 continue
-            copy = new_vma(k, child, vma.start, vma.end, vma.flags & ~VM_LOCKED, vma.pgoff, vma.mapping)
+            flags = vma.flags & ~VM_LOCKED
+            anon_vma = None if flags & VM_WIPEONFORK else vma.anon_vma
+            copy = new_vma(k, child, vma.start, vma.end, flags, vma.pgoff, vma.mapping, anon_vma)
             vma_link(child, copy)
             if vma.flags & VM_NONLINEAR:
                 k.rmap.vma_converted(copy)

@@ -8,6 +8,7 @@ Source: Linux v2.6.38 mm/huge_memory.c: do_huge_pmd_anonymous_page(), split_huge
 
 import numpy as np
 
+from emu.mm.anon_vma import anon_vma_prepare
 from emu.mm.kernel import Kernel
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import ACTIVE, PG_ANON, PG_UPTODATE
@@ -46,11 +47,11 @@ def do_huge_anonymous_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> bool:
         for pfn in range(first, first + nr_pages):
             k.ram.free_frame(pfn)
         return False
-    _own_pages(k, mm, first, nr_pages)
+    _own_pages(k, vma, start, first, nr_pages)
     return True
 
 
-def _own_pages(k: Kernel, mm: Mm, first: int, nr_pages: int) -> None:
+def _own_pages(k: Kernel, vma: VmArea, vaddr: int, first: int, nr_pages: int) -> None:
     """Zero the frames and make each a mapped anonymous page."""
     mem_map = k.mem_map
     stop = first + nr_pages
@@ -58,8 +59,10 @@ def _own_pages(k: Kernel, mm: Mm, first: int, nr_pages: int) -> None:
     mem_map.flags_array[first:stop] = PG_ANON | PG_UPTODATE
     mem_map.refcount_array[first:stop] = 1
     mem_map.mapcount_array[first:stop] = 1
+    mem_map.mapping_array[first:stop] = anon_vma_prepare(k, vma).ident
+    mem_map.index_array[first:stop] = np.arange(nr_pages) + vma.linear_pgoff(vaddr)
     for pfn in range(first, stop):
         k.lru.add(pfn, ACTIVE)
     k.vmstat.nr_anon_pages += nr_pages
-    mm.anon_rss += nr_pages
+    vma.mm.anon_rss += nr_pages
     k.vmstat.thp_fault_alloc += 1

@@ -12,8 +12,9 @@ from emu.mm_types.clock import Clock, RealClock
 from emu.mm_types.events import EventKind, EventLog
 from emu.mm_types.locks import Locks
 from emu.mm_types.mm import Mm
-from emu.mm_types.page import LruLists, MemMap
+from emu.mm_types.page import PG_UPTODATE, LruLists, MemMap
 from emu.mm_types.pgtable import TlbGather
+from emu.mm_types.swap import Swap
 from emu.mm_types.vmstat import VmStat
 from fsbackend.throttle import DirtyParams
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from emu.mm.io import IoQueue
     from emu.mm.rmap.base import RmapStrategy
     from emu.mm_types.address_space import AddressSpace
+    from emu.mm_types.anon_vma import AnonVma
     from emu.mm_types.vma import VmArea
     from fsbackend.bdi import BackingDevInfo
 
@@ -53,7 +55,8 @@ class Options:
     cache. `plain_caps` are the capabilities of files that are not on a fremap mount. `audit_dirty` counts pages
     that are dirty in a PTE and nowhere else (unaccounted_dirty_max) at every boundary. `huge_pages`: anonymous memory
     is mapped with large pages where they fit. `lazy_tlb`: a CPU that runs another mm is not interrupted for a flush,
-    but flushes when it comes back to the mm.
+    but flushes when it comes back to the mm. `page_cluster`: swap is read 2**page_cluster slots at a time.
+    `swappiness` (0 to 100) is how willingly anonymous pages are taken as long as there are others.
     """
 
     fault_path: str = "merged"
@@ -66,6 +69,8 @@ class Options:
     nonlinear_max_pages: int = 0
     huge_pages: bool = True
     lazy_tlb: bool = False
+    page_cluster: int = 3
+    swappiness: int = 60
 
 
 @dataclass(slots=True)
@@ -129,6 +134,9 @@ class Kernel:
         self.asids: dict[int, Mm] = {}
         self.inodes: dict[tuple[int, int], Inode] = {}
         self.mappings: dict[int, AddressSpace] = {}
+        self.anon_vmas: dict[int, AnonVma] = {}
+        self.swap = Swap()
+        self.zero_pfn = self._zero_page()
         self.bdis: dict[tuple[int, str], BackingDevInfo] = {}
         self.dirty_mappings: dict[AddressSpace, None] = {}
         self.current: list[Mm | None] = [None] * len(cpus)
@@ -144,6 +152,14 @@ class Kernel:
         self.try_to_free_pages: Callable[[Kernel, int], int]
         self.file_fault: FileFault
         self.set_page_dirty: Callable[[Kernel, AddressSpace, int], bool]
+
+    def _zero_page(self) -> int:
+        """Return the frame that all reads of untouched anonymous memory share (ZERO_PAGE); it is never freed."""
+        pfn = self.ram.alloc_frame()
+        self.ram.zero_frame(pfn)
+        self.mem_map.refcount[pfn] = 1
+        self.mem_map.flags[pfn] = PG_UPTODATE
+        return pfn
 
     def new_ident(self) -> int:
         """Return a number for a new mm or address space, never used before."""

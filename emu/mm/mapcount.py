@@ -9,8 +9,10 @@ import numpy.typing as npt
 from emu.errors import KernelBug
 from emu.mm.kernel import Kernel
 from emu.mm.page_alloc import put_page
+from emu.mm.swap_state import free_swap_cache
 from emu.mm_types.mm import Mm
-from emu.mm_types.page import PG_ANON
+from emu.mm_types.page import PG_ANON, PG_SWAPCACHE
+from emu.mm_types.vma import VmArea
 
 
 def page_add_file_rmap(k: Kernel, mm: Mm, pfn: int) -> None:
@@ -23,13 +25,24 @@ def page_add_file_rmap(k: Kernel, mm: Mm, pfn: int) -> None:
     mm.file_rss += 1
 
 
-def page_add_new_anon_rmap(k: Kernel, mm: Mm, pfn: int) -> None:
-    """Count the first PTE of a fresh anonymous page."""
+def page_add_new_anon_rmap(k: Kernel, vma: VmArea, pfn: int, vaddr: int) -> None:
+    """Count the first PTE of a fresh anonymous page of a VMA that has its anon_vma."""
+    k.mem_map.flags[pfn] |= PG_ANON
+    page_add_anon_rmap(k, vma, pfn, vaddr)
+
+
+def page_add_anon_rmap(k: Kernel, vma: VmArea, pfn: int, vaddr: int) -> None:
+    """Count a PTE that maps an anonymous page, and note at the first where such PTEs are found."""
     mem_map = k.mem_map
-    mem_map.mapcount[pfn] = 1
-    mem_map.flags[pfn] |= PG_ANON
-    k.vmstat.nr_anon_pages += 1
-    mm.anon_rss += 1
+    mapcount = mem_map.mapcount[pfn]
+    if not mapcount:
+        if vma.anon_vma is None:
+            raise KernelBug(f"no anon_vma in {vma!r} for {mem_map.describe(pfn)}")
+        mem_map.mapping[pfn] = vma.anon_vma.ident
+        mem_map.index[pfn] = vma.linear_pgoff(vaddr)
+        k.vmstat.nr_anon_pages += 1
+    mem_map.mapcount[pfn] = mapcount + 1
+    vma.mm.anon_rss += 1
 
 
 def page_dup_rmap(k: Kernel, mm: Mm, pfn: int) -> None:
@@ -81,5 +94,8 @@ def zap_rmap_many(k: Kernel, mm: Mm, pfns: npt.NDArray[np.int64]) -> None:
     references = mem_map.refcount_array[unique] - counts
     last = references <= 0
     mem_map.refcount_array[unique] = np.where(last, 1, references)
+    cached = unique[gone & ((mem_map.flags_array[unique] & PG_SWAPCACHE) != 0)]
     for pfn in unique[last].tolist():
         put_page(k, pfn)
+    for pfn in cached.tolist():
+        free_swap_cache(k, pfn)

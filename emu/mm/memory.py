@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from emu.hw.swapops import pte_to_swp_entry, swap_ptes
 from emu.mm.kernel import Kernel
 from emu.mm.mapcount import page_dup_rmap, zap_rmap_many
+from emu.mm.swap_state import swap_free_and_cache
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_ANON
@@ -24,7 +26,7 @@ class ZapDetails:
     """What to spare when a file's pages are taken out (struct zap_details).
 
     Only file pages with `first` <= pgoff < `stop` go; a nonlinear VMA keeps a file PTE wherever the page is not the
-    linear one, and those that it has. `even_cows`: private copies go, too.
+    linear one, and those that it has. `even_cows`: private copies go, too, those on swap as well.
     """
 
     first: int = 0
@@ -67,6 +69,8 @@ def zap_page_range(k: Kernel, vma: VmArea, start: int, end: int, details: ZapDet
         anon = (k.mem_map.flags_array[np.where(present, pfns, 0)] & PG_ANON) != 0
         inside = (index >= details.first) & (index < details.stop)
         going &= np.where(anon, details.even_cows, inside)
+        if details.even_cows:
+            going |= swap_ptes(k.fmt, ptes)
         if vma.flags & VM_NONLINEAR:
             linear = ((vaddrs - np.uint64(vma.start)) >> np.uint64(k.page_shift)).astype(np.int64) + vma.pgoff
             elsewhere = going & (index != linear)
@@ -79,8 +83,18 @@ def zap_page_range(k: Kernel, vma: VmArea, start: int, end: int, details: ZapDet
     # The hardware may have set dirty bits until just before the PTEs were cleared; nothing ran since.
     transfer_dirty_bits(k, ptes)
     zap_rmap_many(k, mm, pfns[present])
+    _free_swap_entries(k, mm, ptes[~present])
     k.locks.visits.total += len(vaddrs)
     return len(vaddrs)
+
+
+def _free_swap_entries(k: Kernel, mm: Mm, ptes: U64Array) -> None:
+    """Let go of the slots that swap PTEs among these named."""
+    if len(ptes):
+        swapped = ptes[swap_ptes(k.fmt, ptes)]
+        for pte in swapped.tolist():
+            swap_free_and_cache(k, pte_to_swp_entry(k.fmt, pte))
+        mm.swap_ents -= len(swapped)
 
 
 def flush_tlb_vaddrs(k: Kernel, mm: Mm, vaddrs: U64Array) -> None:
@@ -106,11 +120,10 @@ def transfer_dirty_bits(k: Kernel, ptes: U64Array) -> None:
 def copy_page_range(k: Kernel, child: VmArea, parent: VmArea) -> None:
     """Give the child the parent's PTEs where a fault could not make them again.
 
-    Linear file mappings without private copies are left to faults. A shared mapping's PTEs become clean in the child
-    and stay as writable as the parent's; private writable ones become read-only in both.
+    Linear mappings that never had a private page are left to faults. A shared mapping's PTEs become clean in the child
+    and stay as writable as the parent's; private writable ones become read-only in both. Slots on swap are shared.
     """
-    linear_file = parent.mapping is not None and not parent.flags & VM_NONLINEAR
-    if linear_file and parent.flags & VM_SHARED:
+    if parent.anon_vma is None and not parent.flags & VM_NONLINEAR:
         return
     # Tables first: reclaim on their behalf may change the very PTEs that are to be copied.
     for key in parent.mm.pt.leaf_keys(parent.start, parent.end):
@@ -132,6 +145,9 @@ def copy_page_range(k: Kernel, child: VmArea, parent: VmArea) -> None:
             pte = fmt.pte_mkclean(pte)
         copies[place] = fmt.pte_mkold(pte)
         page_dup_rmap(k, child.mm, fmt.pte_pfn(pte))
+    for pte in ptes[swap_ptes(fmt, ptes)].tolist():
+        k.swap.swap_duplicate(pte_to_swp_entry(fmt, pte))
+        child.mm.swap_ents += 1
     changed = protected != ptes
     if changed.any():
         set_ptes(parent.mm, parent, vaddrs[changed], ptes[changed], protected[changed])

@@ -7,8 +7,10 @@ import contextlib
 import errno
 
 from emu.errors import BusError, OutOfMemory
+from emu.hw.swapops import is_swap_pte, pte_to_swp_entry
 from emu.mm.kernel import Kernel
 from emu.mm.mmap import munlock_vma_pages, page_align
+from emu.mm.swap_state import lookup_swap_cache
 from emu.mm.syscalls import make_pages_present
 from emu.mm.vma_ops import merge_around
 from emu.mm_types.mm import Mm
@@ -43,6 +45,8 @@ def _in_core(k: Kernel, vma: VmArea, vaddr: int) -> bool:
     pte = vma.mm.pt.get(vaddr)
     if k.fmt.pte_present(pte):
         return True
+    if is_swap_pte(k.fmt, pte):
+        return bool(lookup_swap_cache(k, pte_to_swp_entry(k.fmt, pte)))
     if vma.mapping is None:
         return False
     file_pte = pte and vma.flags & VM_NONLINEAR

@@ -12,7 +12,7 @@ from emu.mm_types.page import ACTIVE, INACTIVE, PG_ACTIVE, PG_LRU, PG_MLOCKED, P
 def mlock_vma_page(k: Kernel, pfn: int) -> None:
     """Mark a page that a VM_LOCKED VMA maps, and put it where reclaim does not look."""
     flags = k.mem_map.flags[pfn]
-    if flags & PG_MLOCKED:
+    if flags & PG_MLOCKED or pfn == k.zero_pfn:
         return
     k.mem_map.flags[pfn] = flags | PG_MLOCKED
     k.vmstat.nr_mlock += 1

@@ -109,7 +109,10 @@ def do_mmap(
         inode = open_shmem(k, nbytes)
         pgoff = 0
     mapping: AddressSpace | None = None if inode is None else inode.mapping
-    vma = new_vma(k, mm, vaddr, vaddr + nbytes, vm_flags, pgoff if mapping is not None else 0, mapping)
+    if mapping is None:
+        # Private anonymous memory counts from address 0, so that what adjoins continues, until mremap moves it.
+        pgoff = vaddr >> k.page_shift
+    vma = new_vma(k, mm, vaddr, vaddr + nbytes, vm_flags, pgoff, mapping)
     vma_link(mm, vma)
     merge_around(k, mm, vma)
     return vaddr

@@ -13,10 +13,11 @@ import numpy as np
 from emu.mm.kernel import Kernel
 from emu.mm.memory import flush_tlb_vaddrs, pte_flags
 from emu.mm.mmap import WORD, align_word, prot_to_flags
+from emu.mm.swap_state import page_swapcount
 from emu.mm.vma_ops import isolate, merge_around
 from emu.mm.vma_prot import bind_rmap, vma_set_page_prot
 from emu.mm_types.mm import Mm
-from emu.mm_types.page import PG_ANON
+from emu.mm_types.page import PG_ANON, PG_SWAPCACHE
 from emu.mm_types.pgtable import set_ptes
 from emu.mm_types.vma import VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, VmArea
 
@@ -80,7 +81,8 @@ def change_protection(k: Kernel, vma: VmArea) -> None:
         else:
             pfn = fmt.pte_pfn(pte)
             flags = k.mem_map.flags[pfn]
-            writable = write and bool(flags & PG_ANON) and pte_dirty and k.mem_map.mapcount[pfn] == 1
+            alone = k.mem_map.mapcount[pfn] == 1 and not (flags & PG_SWAPCACHE and page_swapcount(k, pfn))
+            writable = write and bool(flags & PG_ANON) and pte_dirty and alone
         news[place] = fmt.pte_modify(pte, read=read, write=writable, execute=execute)
     set_ptes(mm, vma, vaddrs, ptes, news)
     flush_tlb_vaddrs(k, mm, vaddrs)

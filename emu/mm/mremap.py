@@ -107,7 +107,11 @@ def _move_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_v
     """Make the new mapping, move the PTEs, unmap the old one."""
     if old_nbytes:
         vma = isolate(k, mm, vma, vaddr, vaddr + old_nbytes)
-    moved = new_vma(k, mm, new_vaddr, new_vaddr + new_nbytes, vma.flags, vma.linear_pgoff(vaddr), vma.mapping)
+    pgoff = vma.linear_pgoff(vaddr)
+    if vma.mapping is None and vma.anon_vma is None:
+        # No page says yet where it lies: at the new place it may merge with its neighbours (copy_vma).
+        pgoff = new_vaddr >> k.page_shift
+    moved = new_vma(k, mm, new_vaddr, new_vaddr + new_nbytes, vma.flags, pgoff, vma.mapping, vma.anon_vma)
     vma_link(mm, moved)
     if moved.flags & VM_NONLINEAR:
         k.rmap.vma_converted(moved)

@@ -5,7 +5,16 @@ Source: Linux v2.6.20 mm/page_alloc.c: __alloc_pages(), free_hot_cold_page().
 
 from emu.errors import KernelBug
 from emu.mm.kernel import Kernel
-from emu.mm_types.page import PG_DIRTY, PG_LOCKED, PG_LRU, PG_MLOCKED, PG_PGTABLE, PG_WRITEBACK
+from emu.mm_types.page import (
+    PG_ANON,
+    PG_DIRTY,
+    PG_LOCKED,
+    PG_LRU,
+    PG_MLOCKED,
+    PG_PGTABLE,
+    PG_SWAPCACHE,
+    PG_WRITEBACK,
+)
 
 NO_FRAME = -1
 
@@ -65,7 +74,10 @@ def _free_page(k: Kernel, pfn: int) -> None:
     flags = mem_map.flags[pfn]
     if flags & PG_LRU:
         k.lru.remove(pfn)
-    if mem_map.mapping[pfn] or mem_map.mapcount[pfn] or flags & (PG_LOCKED | PG_WRITEBACK | PG_DIRTY):
+    if flags & PG_ANON:
+        mem_map.mapping[pfn] = 0
+    busy = flags & (PG_LOCKED | PG_WRITEBACK | PG_DIRTY | PG_SWAPCACHE)
+    if busy or mem_map.mapping[pfn] or mem_map.mapcount[pfn]:
         raise KernelBug(f"bad page is freed: {mem_map.describe(pfn)}")
     if flags & PG_MLOCKED:
         k.vmstat.nr_mlock -= 1

@@ -9,13 +9,14 @@ page_referenced_file().
 
 from enum import Enum
 
+from emu.mm.anon_vma import anon_ptes
 from emu.mm.kernel import Kernel
 from emu.mm.mapcount import page_remove_rmap
 from emu.mm.mkclean import linear_ptes
 from emu.mm.page_alloc import put_page
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
-from emu.mm_types.page import PG_REFERENCED
+from emu.mm_types.page import PG_ANON, PG_REFERENCED
 from emu.mm_types.pgtable import set_pte
 from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VmArea
 
@@ -37,7 +38,7 @@ def page_referenced(k: Kernel, pfn: int) -> int:
     referenced = 0
     mem_map = k.mem_map
     mapping = k.mappings.get(mem_map.mapping[pfn])
-    if mem_map.mapcount[pfn] and mapping is not None:
+    if mem_map.mapcount[pfn]:
         fmt = k.fmt
 
         def one(mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
@@ -51,9 +52,12 @@ def page_referenced(k: Kernel, pfn: int) -> int:
             k.flush_tlb_page(mm, vaddr)
             return True
 
-        for mm, vma, vaddr, pte in linear_ptes(k, mapping, pfn):
+        places = anon_ptes(k, pfn) if mem_map.flags[pfn] & PG_ANON else []
+        if mapping is not None:
+            places = linear_ptes(k, mapping, pfn)
+        for mm, vma, vaddr, pte in places:
             referenced += one(mm, vma, vaddr, pte)
-        if mapping.i_mmap_nonlinear:
+        if mapping is not None and mapping.i_mmap_nonlinear:
             referenced += k.rmap.referenced(pfn, mapping, one)
     if mem_map.flags[pfn] & PG_REFERENCED:
         mem_map.flags[pfn] &= ~PG_REFERENCED

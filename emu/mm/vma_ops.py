@@ -7,19 +7,29 @@ Source: Linux v2.6.20 mm/mmap.c: vma_link(), split_vma(), vma_merge(), remove_vm
 
 import errno
 
+from emu.mm.anon_vma import anon_vma_link, anon_vma_take, anon_vma_unlink, is_mergeable_anon_vma
 from emu.mm.kernel import Kernel
 from emu.mm.truncate import release_shmem
 from emu.mm.vma_prot import bind_rmap, vma_set_page_prot
 from emu.mm_types.address_space import AddressSpace
+from emu.mm_types.anon_vma import AnonVma
 from emu.mm_types.mm import Mm
 from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VmArea
 
 
 def new_vma(
-    k: Kernel, mm: Mm, start: int, end: int, flags: int, pgoff: int, mapping: AddressSpace | None
+    k: Kernel,
+    mm: Mm,
+    start: int,
+    end: int,
+    flags: int,
+    pgoff: int,
+    mapping: AddressSpace | None,
+    anon_vma: AnonVma | None = None,
 ) -> VmArea:
     """Make a VMA that is not linked anywhere yet, with its protections and its reverse-map hooks."""
     vma = VmArea(mm, start, end, flags, pgoff, mapping)
+    vma.anon_vma = anon_vma
     vma_set_page_prot(k, vma)
     bind_rmap(k, vma)
     return vma
@@ -60,6 +70,7 @@ def vma_link(mm: Mm, vma: VmArea) -> None:
     if vma.flags & VM_NONLINEAR:
         mm.nr_nonlinear += vma.nr_pages
     i_mmap_insert(vma)
+    anon_vma_link(vma)
 
 
 def remove_vma(k: Kernel, mm: Mm, vma: VmArea) -> None:
@@ -69,6 +80,7 @@ def remove_vma(k: Kernel, mm: Mm, vma: VmArea) -> None:
     if vma.flags & VM_LOCKED:
         mm.locked_vm -= vma.nr_pages
     i_mmap_remove(vma)
+    anon_vma_unlink(k, vma)
     if vma.flags & VM_NONLINEAR:
         mm.nr_nonlinear -= vma.nr_pages
         k.rmap.vma_closed(vma)
@@ -87,11 +99,13 @@ def split_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> VmArea:
 def cut_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> VmArea:
     """Do split_vma without asking how many there are (__split_vma), as munmap may."""
     i_mmap_remove(vma)
-    upper = new_vma(k, mm, vaddr, vma.end, vma.flags, vma.linear_pgoff(vaddr), vma.mapping)
+    anon_vma_take(vma)
+    upper = new_vma(k, mm, vaddr, vma.end, vma.flags, vma.linear_pgoff(vaddr), vma.mapping, vma.anon_vma)
     mm.vmas.resize(vma, vma.start, vaddr)
     mm.vmas.insert(upper)
-    i_mmap_insert(vma)
-    i_mmap_insert(upper)
+    for part in (vma, upper):
+        i_mmap_insert(part)
+        anon_vma_link(part)
     if vma.flags & VM_NONLINEAR:
         k.rmap.vma_split(vma, upper)
     return upper
@@ -109,8 +123,7 @@ def isolate(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int) -> VmArea:
 def _can_merge(lower: VmArea, upper: VmArea) -> bool:
     if lower.end != upper.start or lower.flags != upper.flags or lower.mapping is not upper.mapping:
         return False
-    # Anonymous memory has no pgoff of its own here; the kernel gives it one that always fits.
-    return lower.mapping is None or lower.pgoff + lower.nr_pages == upper.pgoff
+    return lower.pgoff + lower.nr_pages == upper.pgoff and is_mergeable_anon_vma(lower, upper)
 
 
 def merge_around(k: Kernel, mm: Mm, vma: VmArea) -> VmArea:
@@ -125,11 +138,14 @@ def merge_around(k: Kernel, mm: Mm, vma: VmArea) -> VmArea:
 
 
 def _merge(k: Kernel, mm: Mm, lower: VmArea, upper: VmArea) -> VmArea:
-    i_mmap_remove(lower)
-    i_mmap_remove(upper)
+    for part in (lower, upper):
+        i_mmap_remove(part)
+        anon_vma_take(part)
     mm.vmas.remove(upper)
     mm.vmas.resize(lower, lower.start, upper.end)
+    lower.anon_vma = lower.anon_vma or upper.anon_vma
     i_mmap_insert(lower)
+    anon_vma_link(lower)
     if lower.flags & VM_NONLINEAR:
         k.rmap.vma_merged(lower, upper)
     return lower

@@ -1,7 +1,6 @@
 """Reclaim: the active and inactive lists, second chances, unmapping, page-out of dirty pages.
 
-Pages of files without writeback and mlocked pages are never evicted. Anonymous pages stay where they are: there is no
-swap yet.
+Pages of files without writeback and mlocked pages are never evicted. Anonymous pages go to swap, if there is room.
 
 Source: Linux v2.6.20 mm/vmscan.c: shrink_active_list(), shrink_page_list(), balance_pgdat(); mm/rmap.c:
 try_to_unmap_file(), try_to_unmap_cluster(), page_referenced().
@@ -12,6 +11,7 @@ from emu.mm.kernel import Kernel
 from emu.mm.mlock import mlock_vma_page
 from emu.mm.page_alloc import lock_page, put_page, unlock_page
 from emu.mm.page_writeback import mark_clean_if_so, write_cache_pages
+from emu.mm.swapout import Outcome, may_reclaim_anon, shrink_anon_page
 from emu.mm.unmap import SwapResult, page_referenced, try_to_unmap
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
@@ -60,7 +60,7 @@ def _shrink(k: Kernel, nr_pages: int, priorities: range, *, direct: bool) -> int
     freed_before = k.ram.nr_free
     begin_s = k.clock.now() if k.events is not None else 0.0
     for priority in priorities:
-        _shrink_active_list(k, (k.lru.nr[ACTIVE] >> priority) + 1)
+        _shrink_active_list(k, (k.lru.nr[ACTIVE] >> priority) + 1, reclaim_anon=_reclaim_anon(k, priority))
         nr_to_scan = (k.lru.nr[INACTIVE] >> priority) + SWAP_CLUSTER_MAX
         _shrink_inactive_list(k, nr_to_scan, direct=direct)
         if k.ram.nr_free - freed_before >= nr_pages:
@@ -82,15 +82,22 @@ def _shrink(k: Kernel, nr_pages: int, priorities: range, *, direct: bool) -> int
     return freed
 
 
-def _shrink_active_list(k: Kernel, nr_to_scan: int) -> None:
+def _reclaim_anon(k: Kernel, priority: int) -> bool:
+    """Tell whether anonymous pages are to be taken, too: by need, by how much is mapped, and by swappiness."""
+    distress = 100 >> priority
+    mapped_ratio = (k.vmstat.nr_mapped + k.vmstat.nr_anon_pages) * 100 // k.ram.nr_frames
+    return mapped_ratio // 2 + distress + k.options.swappiness >= 100
+
+
+def _shrink_active_list(k: Kernel, nr_to_scan: int, *, reclaim_anon: bool) -> None:
     """Move pages from the active to the inactive list while that is the shorter one, referenced ones excepted."""
     if k.lru.nr[INACTIVE] >= k.lru.nr[ACTIVE]:
         return
     for _ in range(min(nr_to_scan, k.lru.nr[ACTIVE])):
         pfn = k.lru.tail(ACTIVE)
         k.vmstat.pgrefill += 1
-        anon = k.mem_map.flags[pfn] & PG_ANON
-        if anon or page_referenced(k, pfn):
+        stays = k.mem_map.flags[pfn] & PG_ANON and not (reclaim_anon and may_reclaim_anon(k, pfn))
+        if stays or page_referenced(k, pfn):
             k.lru.move(pfn, ACTIVE)
         else:
             k.mem_map.flags[pfn] &= ~PG_REFERENCED
@@ -122,7 +129,7 @@ def _shrink_page(k: Kernel, pfn: int) -> bool:
         k.lru.move(pfn, UNEVICTABLE)
         return False
     if flags & PG_ANON:
-        return _activate(k, pfn)
+        return _shrink_anon(k, pfn)
     mapping = k.mappings.get(mem_map.mapping[pfn])
     if flags & (PG_LOCKED | PG_WRITEBACK) or mapping is None:
         k.lru.move(pfn, INACTIVE)
@@ -134,6 +141,15 @@ def _shrink_page(k: Kernel, pfn: int) -> bool:
         k.lru.move(pfn, INACTIVE)
         return False
     return _unmap_and_free(k, mapping, pfn)
+
+
+def _shrink_anon(k: Kernel, pfn: int) -> bool:
+    outcome = shrink_anon_page(k, pfn)
+    if outcome is Outcome.ACTIVE:
+        return _activate(k, pfn)
+    if outcome is Outcome.INACTIVE:
+        k.lru.move(pfn, INACTIVE)
+    return outcome is Outcome.FREED
 
 
 def _unmap_and_free(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:

@@ -56,6 +56,8 @@ class EventKind(IntEnum):
     DELETE_FROM_PAGE_CACHE = 15
     FLUSHER = 16  # arg: writes submitted in this turn; flags: bit 0 background, 1 periodic
     COUNTER = 17  # arg: the value from now on; flags: a Counter; mapping: its bdi, for what is a bdi's own
+    SWAPOUT = 18  # pgoff: the slot; arg: the area
+    SWAPIN = 19  # pgoff: the slot; arg: the area
 
 
 class Counter(IntEnum):

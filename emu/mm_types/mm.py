@@ -28,6 +28,7 @@ class Mm:
         self.cpu_mask = 0
         self.file_rss = 0
         self.anon_rss = 0
+        self.swap_ents = 0
         self.locked_vm = 0
         self.total_vm = 0
         self.nr_nonlinear = 0

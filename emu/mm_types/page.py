@@ -32,6 +32,8 @@ class PageFlag(IntFlag):
     UNEVICTABLE = 1 << 10
     MLOCKED = 1 << 11
     PGTABLE = 1 << 12
+    SWAPCACHE = 1 << 13
+    LAZYFREE = 1 << 14
 
 
 # Plain integers for the fault path: arithmetic on IntFlag members costs ten times as much.
@@ -46,6 +48,8 @@ PG_ANON: Final = int(PageFlag.ANON)
 PG_UNEVICTABLE: Final = int(PageFlag.UNEVICTABLE)
 PG_MLOCKED: Final = int(PageFlag.MLOCKED)
 PG_PGTABLE: Final = int(PageFlag.PGTABLE)
+PG_SWAPCACHE: Final = int(PageFlag.SWAPCACHE)
+PG_LAZYFREE: Final = int(PageFlag.LAZYFREE)
 
 
 class MemMap:
@@ -53,7 +57,8 @@ class MemMap:
 
     Fields, one entry a frame, indexed by pfn: `flags` (uint32, PageFlag), `refcount` and `mapcount` (int32;
     mapcount counts PTEs from 0, not from -1 as the kernel does), `mapping` (int32, the id of the
-    AddressSpace, 0 for none), `index` (int64, pgoff within the mapping).
+    AddressSpace or, of an anonymous page, of the AnonVma; 0 for none), `index` (int64, pgoff within the
+    mapping), `private` (int64, the swap entry of a page in the swap cache).
     """
 
     def __init__(self, nr_frames: int) -> None:
@@ -63,11 +68,13 @@ class MemMap:
         self.mapcount_array: npt.NDArray[np.int32] = np.zeros(nr_frames, np.int32)
         self.mapping_array: npt.NDArray[np.int32] = np.zeros(nr_frames, np.int32)
         self.index_array: npt.NDArray[np.int64] = np.zeros(nr_frames, np.int64)
+        self.private_array: npt.NDArray[np.int64] = np.zeros(nr_frames, np.int64)
         self.flags = self.flags_array.data
         self.refcount = self.refcount_array.data
         self.mapcount = self.mapcount_array.data
         self.mapping = self.mapping_array.data
         self.index = self.index_array.data
+        self.private = self.private_array.data
 
     def describe(self, pfn: int) -> str:
         """Return a line that shows one struct page, as dump_page() prints it."""

@@ -11,6 +11,7 @@ from sortedcontainers import SortedDict
 
 if TYPE_CHECKING:
     from emu.mm_types.address_space import AddressSpace
+    from emu.mm_types.anon_vma import AnonVma
     from emu.mm_types.mm import Mm
     from emu.mm_types.pgtable import U64Array
 
@@ -75,10 +76,12 @@ class VmArea:
     `page_prot` is a PTE without a pfn for a page just read (no write bit where the first store must be seen);
     `page_prot_write` the same with write and dirty, as a write fault installs it. `pte_changed` and `ptes_changed`
     are the reverse map's hooks, None where the strategy keeps nothing about this VMA. `scan_cursor` is where the
-    next cluster scan of a nonlinear VMA starts (vm_private_data in Linux).
+    next cluster scan of a nonlinear VMA starts (vm_private_data in Linux). `anon_vma` is None until it has a private
+    page.
     """
 
     __slots__ = (
+        "anon_vma",
         "end",
         "flags",
         "mapping",
@@ -111,6 +114,7 @@ class VmArea:
         self.ptes_changed: PtesChanged | None = None
         self.rmap_data: object = None
         self.scan_cursor = 0
+        self.anon_vma: AnonVma | None = None
         self.ra_miss = 0
 
     @property

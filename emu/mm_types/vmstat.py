@@ -20,9 +20,12 @@ class VmStat:
     nr_dirtied: int = 0
     nr_written: int = 0
     nr_vmscan_write: int = 0
+    nr_swapcached: int = 0
 
     pgpgin: int = 0
     pgpgout: int = 0
+    pswpin: int = 0
+    pswpout: int = 0
     pgfault: int = 0
     pgmajfault: int = 0
     pgactivate: int = 0
@@ -32,6 +35,8 @@ class VmStat:
     pgscan_direct: int = 0
     pgsteal_kswapd: int = 0
     pgsteal_direct: int = 0
+    pglazyfree: int = 0
+    pglazyfreed: int = 0
     allocstall: int = 0
     kswapd_wakeups: int = 0
     unevictable_pgs_culled: int = 0

@@ -19,16 +19,10 @@ class Difference:
 
 DIFFERENCES = {
     "anon_vma": Difference(
-        "private mappings merge whatever was written to them",
-        "they stay apart where their written pages have different anon_vmas, or were moved by mremap",
-        "Linux v6.12 mm/vma.c: is_mergeable_anon_vma()",
+        "a private mapping that was written to before a fork merges with one that never was",
+        "they stay apart: an anon_vma that came from a parent is not extended",
+        "Linux v2.6.20 mm/mmap.c: is_mergeable_anon_vma(); v6.12 mm/vma.c: is_mergeable_anon_vma()",
         "merge_where_emulated_did(): of the host's, those are merged that the emulated kernel has merged",
-    ),
-    "fork_zero_pages": Difference(
-        "fork copies the PTEs of private memory that was only read, too",
-        "it leaves them to the child's faults where the mapping has no anon_vma",
-        "Linux v2.6.20 mm/memory.c: copy_page_range()",
-        "Differential.mincore(): only the first process compares what it says",
     ),
     "madvise_later": Difference(
         "MADV_COLLAPSE, the guards (102, 103) and the poison of tests (100, 101) are EINVAL",
@@ -66,21 +60,28 @@ DIFFERENCES = {
         "Linux v6.12 fs/buffer.c: block_write_full_folio()",
         "within_file(): bytes of a file's last page behind its end are not compared",
     ),
+    "vm_close": Difference(
+        "mappings of files on a FUSE mount merge like all others",
+        "FUSE wants to be told of each mapping that is closed, so no merge makes one of them go",
+        "Linux v6.12 mm/vma.c: is_mergeable_vma(), can_merge_remove_vma(); fs/fuse/file.c: fuse_vma_close()",
+        "merge_where_emulated_did(closes=True), for files of a mount",
+    ),
 }
 
 
 Vma = tuple[int, int, int, bool, int, str]
 
 
-def merge_where_emulated_did(host: list[Vma], emulated: list[Vma]) -> list[Vma]:
+def merge_where_emulated_did(host: list[Vma], emulated: list[Vma], *, closes: bool = False) -> list[Vma]:
     """Merge private neighbours of the host that continue each other where the emulated kernel has one (anon_vma).
 
-    Shared ones are left as they are; a border that only the emulated kernel has stays a difference.
+    Shared ones are left as they are, unless their file's driver wants to be told of each close (`closes`, vm_close);
+    a border that only the emulated kernel has stays a difference.
     """
     borders = {vma[0] for vma in emulated}
     merged: list[Vma] = []
     for vma in host:
-        if merged and not vma[3] and vma[0] not in borders:
+        if merged and (not vma[3] or (closes and vma[5].isdigit())) and vma[0] not in borders:
             start, end, prot, shared, pgoff, file = merged[-1]
             continues = not file or pgoff + (end - start) // 4096 == vma[4]
             if (end, prot, shared, file) == (vma[0], vma[2], vma[3], vma[5]) and continues:

@@ -12,6 +12,7 @@ from emu.errors import SegmentationFault
 from emu.host import HostProcess
 from emu.machine import Machine
 from emu.process import Process
+from fsbackend.mount import temporary_mount
 from tests.stateful.differences import DIFFERENCES, merge_where_emulated_did, within_file
 
 PAGE = 4096
@@ -43,20 +44,38 @@ def test_every_entry_has_its_test() -> None:
 
 
 def test_anon_vma(host: HostProcess, emulated: Process) -> None:
+    for process, nr_merged in ((host, 2), (emulated, 1)):
+        process.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
+        process.store(BASE, b"x")
+        child = process.fork()
+        child.sys_mmap(BASE + PAGE, PAGE, RW, ANON, -1, 0)
+        assert nr_vmas(child) == nr_merged
+        child.exit()
+
+
+def test_written_mappings_stay_apart_as_on_the_host(host: HostProcess, emulated: Process) -> None:
     for process in (host, emulated):
         for page in (0, 8):
             process.sys_mmap(BASE + page * PAGE, PAGE, RW, ANON, -1, 0)
             process.store(BASE + page * PAGE, b"x")
-        process.mremap(BASE + 8 * PAGE, PAGE, PAGE, 3, BASE + PAGE)
-    assert (nr_vmas(host), nr_vmas(emulated)) == (2, 1)
+        # Never written: it merges at its new place.
+        process.sys_mmap(BASE + 16 * PAGE, PAGE, RW, ANON, -1, 0)
+        process.mremap(BASE + 16 * PAGE, PAGE, PAGE, 3, BASE + PAGE)
+        assert nr_vmas(process) == 2
+        process.mremap(BASE + 8 * PAGE, PAGE, PAGE, 3, BASE + 2 * PAGE)
+        assert nr_vmas(process) == 2
 
 
-def test_fork_zero_pages(host: HostProcess, emulated: Process) -> None:
-    for process, present in ((host, b"\0"), (emulated, b"\1")):
-        process.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
+def test_fork_leaves_memory_that_was_only_read_to_faults(host: HostProcess, emulated: Process) -> None:
+    for process in (host, emulated):
+        process.sys_mmap(BASE, 2 * PAGE, RW, ANON, -1, 0)
         process.load(BASE, 1)
         child = process.fork()
-        assert child.mincore(BASE, PAGE) == present
+        assert child.mincore(BASE, 2 * PAGE) == b"\0\0"
+        child.exit()
+        process.store(BASE + PAGE, b"x")
+        child = process.fork()
+        assert child.mincore(BASE, 2 * PAGE) == b"\1\1"
         child.exit()
 
 
@@ -133,6 +152,20 @@ def test_tail(host: HostProcess, emulated: Process, tmp_path: Path) -> None:
     assert host.load(BASE + 100, 100) in {bytes(100), b"B" * 100}
 
 
+@pytest.mark.fuse
+def test_vm_close(host: HostProcess, emulated: Process) -> None:
+    with temporary_mount(caps="disk") as mount:
+        path = Path(mount.path) / "file"
+        path.write_bytes(bytes(2 * PAGE))
+        for process in (host, emulated):
+            process.sys_mmap(BASE, 2 * PAGE, RW, SHARED, path, 0)
+            process.mlock(BASE, PAGE)
+            process.munlock(BASE, PAGE)
+        assert (nr_vmas(host), nr_vmas(emulated)) == (2, 1)
+        emulated.munmap(BASE, 2 * PAGE)
+        host.munmap(BASE, 2 * PAGE)
+
+
 def test_the_excuses_excuse_no_more() -> None:
     low, high = (0, PAGE, 3, False, 0, ""), (PAGE, 2 * PAGE, 3, False, 0, "")
     both = (0, 2 * PAGE, 3, False, 0, "")
@@ -141,6 +174,9 @@ def test_the_excuses_excuse_no_more() -> None:
     assert merge_where_emulated_did([both], [low, high]) == [both]
     shared = [(0, PAGE, 3, True, 0, "0"), (PAGE, 2 * PAGE, 3, True, 1, "0")]
     assert merge_where_emulated_did(shared, [(0, 2 * PAGE, 3, True, 0, "0")]) == shared
+    assert merge_where_emulated_did(shared, [(0, 2 * PAGE, 3, True, 0, "0")], closes=True) == [
+        (0, 2 * PAGE, 3, True, 0, "0")
+    ]
     apart = [low, (PAGE, 2 * PAGE, 1, False, 0, "")]
     assert merge_where_emulated_did(apart, [both]) == apart
     page = bytes(100) + b"x" * 3996
