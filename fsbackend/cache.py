@@ -47,6 +47,7 @@ class Cache:
         self.nr_late_pauses = 0
         self.longest_pause_s = 0.0
         self.free_nbytes: Callable[[], int] = lambda: 1 << 62
+        self.max_file_nbytes = 1 << 63
         self._room_nbytes = 0
         self._room_until_s = 0.0
 

@@ -4,6 +4,7 @@ A failed writeback leaves the pages dirty and raises `err_seq`, which each descr
 order: `io_lock` (one writeback at a time), `lock` (pages, size, times), then the cache's.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -68,6 +69,8 @@ class CachedFile:
     def write(self, offset: int, data: memoryview, *, direct: bool, block: Block | None = None) -> int:
         """Put bytes into the cache (or, `direct`, into the store); return the pages newly dirty."""
         end = offset + len(data)
+        if end > self.cache.max_file_nbytes:  # now: the store would say so when nobody can be told any more
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         if direct and self.caps.writeback:
             self._write_through(offset, data)
             return 0

@@ -71,6 +71,7 @@ class Daemon:
         self.fs = FileSystem(self.store, self.cache, caps, options.overrides)
         if isinstance(self.store, DirStore):
             self.cache.free_nbytes = self._free_nbytes
+            self.cache.max_file_nbytes = self.store.max_file_nbytes()
         self.flusher = Flusher(self.cache, after_pass=self.fs.reap)
         self.shared = SharedLimit(state.state_dir() / "dirty-limit")
         self.flusher.share_with = self.shared.exchange
