@@ -1,0 +1,105 @@
+"""Handlers of requests about a file's bytes: open, read, write, fsync and what belongs to them."""
+
+import ctypes
+from typing import Any
+
+from fsbackend import lowlevel as ll
+from fsbackend.handlers import Handlers
+from fsbackend.latency import THROTTLED_WRITE
+from fsbackend.pagepool import BLOCK_NBYTES, HEADER_NBYTES
+
+_BIG_REPLY = 32 << 10
+_NS = 1_000_000_000
+
+
+class FileHandlers(Handlers):
+    """The handlers of open files, one for each request of the kernel."""
+
+    def on_open(self, req: int, node_id: int, fi: Any) -> None:
+        """Open a file."""
+        info = fi.contents
+        number = self.fs.open(node_id, info.flags)
+        self._set_handle(info, number, keep_cache=self.fs.keep_cache(node_id))
+        if ll.reply_open(req, fi):
+            self._quietly(self.fs.release, number)
+
+    def on_create(self, req: int, parent: int, name: bytes, mode: int, fi: Any) -> None:
+        """Make and open a file."""
+        info = fi.contents
+        node, number = self.fs.create(parent, name, mode, info.flags, self._cred(req))
+        try:
+            entry = self._entry(node)
+            self._set_handle(info, number, keep_cache=True)
+        except BaseException:
+            self.fs.release(number)
+            self.fs.forget(node.id, 1)
+            raise
+        node_id = node.id
+        if ll.reply_create(req, ctypes.byref(entry), fi):
+            self._quietly(self.fs.release, number)
+            self._quietly(self.fs.forget, node_id, 1)
+
+    def on_read(self, req: int, _node_id: int, nbytes: int, offset: int, fi: Any) -> None:
+        """Read, straight into the memory that libfuse sends."""
+        answer = self.session.worker.answer
+        done = self.fs.read(fi.contents.fh, offset, answer.memory[:nbytes])
+        if done > _BIG_REPLY:
+            ll.reply_big_buf(req, answer.address + HEADER_NBYTES, done)
+        else:
+            ll.reply_buf(req, answer.address + HEADER_NBYTES, done)
+
+    def on_write(self, req: int, _node_id: int, buf: int, nbytes: int, offset: int, fi: Any) -> None:
+        """Write, from the request's memory or with it; the reply waits while the writer is throttled."""
+        if self.cutter is not None and self.cutter.discarding and fi.contents.writepage:
+            ll.reply_write(req, nbytes)  # it was in the kernel's RAM only when the power went
+            return
+        block = self.session.worker.block
+        start = buf - block.address
+        whole = block if start == HEADER_NBYTES and nbytes == BLOCK_NBYTES else None
+        data = block.request[start : start + nbytes]
+        nr_dirtied = self.fs.write(fi.contents.fh, offset, data, whole)
+        if nr_dirtied:
+            pause_s = self.fs.cache.balance(nr_dirtied)
+            if pause_s > 0:
+                self._hold_write(req, nbytes, pause_s)
+                return
+        ll.reply_write(req, nbytes)
+
+    def _hold_write(self, req: int, nbytes: int, pause_s: float) -> None:
+        cache = self.fs.cache
+        asked_s = began_s = cache.clock()
+        self.throttled[req] = (self._cred(req).pid, asked_s)
+
+        def due() -> float:
+            nonlocal began_s
+            now_s = cache.clock()
+            cache.record_pause(now_s - began_s)
+            began_s = now_s
+            again_s = cache.balance(0)
+            if again_s <= 0:
+                self.throttled.pop(req, None)
+                ll.reply_write(req, nbytes)
+                self.latencies.add(THROTTLED_WRITE, int((now_s - asked_s) * _NS))
+            return again_s
+
+        self.session.held.hold(pause_s, due)
+
+    def on_flush(self, req: int, _node_id: int, fi: Any) -> None:
+        """Answer a close(2)."""
+        self.fs.flush(fi.contents.fh)
+        ll.reply_err(req, 0)
+
+    def on_release(self, req: int, _node_id: int, fi: Any) -> None:
+        """Drop a handle."""
+        self.fs.release(fi.contents.fh)
+        ll.reply_err(req, 0)
+
+    def on_fsync(self, req: int, _node_id: int, datasync: int, fi: Any) -> None:
+        """Make a file durable."""
+        self.fs.fsync(fi.contents.fh, datasync=bool(datasync))
+        ll.reply_err(req, 0)
+
+    def on_fallocate(self, req: int, _node_id: int, mode: int, offset: int, nbytes: int, fi: Any) -> None:
+        """Allocate or punch."""
+        self.fs.fallocate(fi.contents.fh, mode, offset, nbytes)
+        ll.reply_err(req, 0)
