@@ -1,6 +1,7 @@
 """fremap watch and fremap record: look at mounts while they work."""
 
 import json
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +11,11 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 
+from emu.cli.record_memory import NO_MOUNT, RecordCommand, record_trace
 from emu.lab.observe import Observer, Rates, Sample, as_record
 from emu.lab.record import record as record_run
 from emu.lab.rundir import RunDirectory
+from emu.lab.tracefs import KERNEL_TRACE, KernelTrace
 from emu.report.live import mount_panel
 
 _PANEL = "Observation"
@@ -22,7 +25,15 @@ _FIRST_LOOK_S = 0.2
 def register(app: typer.Typer) -> None:
     """Add the subcommands."""
     app.command("watch", rich_help_panel=_PANEL)(watch)
-    app.command("record", rich_help_panel=_PANEL, context_settings={"ignore_unknown_options": True})(record)
+    app.command(
+        "record", cls=RecordCommand, rich_help_panel=_PANEL, context_settings={"ignore_unknown_options": True}
+    )(record)
+
+
+def check_interval(seconds: float) -> None:
+    """Refuse what typer's bounds let pass: nan and infinity."""
+    if not math.isfinite(seconds):
+        raise typer.BadParameter(f"--interval {seconds} is no number of seconds")
 
 
 def watch(
@@ -36,6 +47,7 @@ def watch(
 
     Opens no file on the mounts but their own statistics, so it does not disturb what it shows. Ctrl-C ends it.
     """
+    check_interval(interval)
     found = [Observer(path) for path in mountpoints]
     observers = list({observer.mountpoint: observer for observer in found}.values())
     try:
@@ -87,21 +99,34 @@ def _panels(observers: list[Observer], before: list[Sample], after: list[Sample]
 
 
 def record(
-    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", help="A mount of fremap.")],
+    mountpoint: Annotated[
+        Path, typer.Argument(metavar="[MOUNTPOINT]", help="A mount of fremap; without: the command's memory.")
+    ],
     command: Annotated[
         list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="Record as long as this runs.")
     ] = None,
     *,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run directory; else runs/TIME-record.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="PATH", help="The run directory, else runs/TIME-record; or the trace."),
     ] = None,
     interval: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="How often to look.")] = 0.1,
     seconds: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="End after this time.")] = None,
+    kernel: Annotated[
+        bool, typer.Option("--kernel", help="Take the real kernel's tracepoints of the mount, too (root).")
+    ] = False,
 ) -> int:
     """Record a mount's samples into a run directory, while a command runs, or until Ctrl-C.
 
-    The exit code is the command's. `fremap report DIR` makes pictures of it.
+    The exit code is the command's. `fremap report DIR` makes pictures of it, `fremap trace DIR` a trace; with
+    `--kernel` the events writeback and fuse of this mount, and of the disk under its store, are in it.
+
+    Without MOUNTPOINT, as in `fremap record -o sort.ftr -- sort FILE`, the command runs under valgrind, and each of
+    its accesses to memory is recorded, with its mmap calls: `fremap replay sort.ftr` takes it from there.
     """
+    if mountpoint == NO_MOUNT and command:
+        return record_trace(command, out)
+    check_interval(interval)
     observer = Observer(mountpoint)
     config = {
         "mountpoint": observer.mountpoint,
@@ -112,9 +137,21 @@ def record(
         "mount": (Path(observer.mountpoint) / ".bdi" / "options").read_text(encoding="utf-8").strip(),
     }
     run = RunDirectory("record", out, config, seed=0)
-    code = record_run(observer, run, interval_s=interval, duration_s=seconds, command=command or ())
-    share = run.manifest["sampler_cpu_share"]
-    Console(stderr=True, soft_wrap=True, highlight=False, style="dim").print(
-        f"{run.manifest['samples']} samples in {run.path}; the sampler took {share:.2%} of a core"
+    devices = [device for device in (observer.device, observer.disk_device) if device]
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    code = record_run(
+        observer,
+        run,
+        interval_s=interval,
+        duration_s=seconds,
+        command=command or (),
+        kernel=KernelTrace(run.path / KERNEL_TRACE, devices) if kernel else None,
+        warn=lambda line: console.print(f"fremap: {line}"),
     )
+    told = run.manifest
+    line = f"{told['samples']} samples in {run.path}; the sampler took {told['sampler_cpu_share']:.2%} of a core"
+    if "kernel_events" in told:
+        lost = f", {told['kernel_events_lost']:,} lost" if told["kernel_events_lost"] else ""
+        line += f"; {told['kernel_events']:,} kernel events{lost}, {told['kernel_cpu_share']:.2%}"
+    console.print(line, style="dim")
     return code

@@ -8,6 +8,7 @@ Amounts are in bytes, rates in bytes a second, times in seconds; counters only g
 """
 
 import os
+import re
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,6 +18,16 @@ from emu.lab.errors import LabError
 from fsbackend.mount import find_mounts
 
 KIB = 1024
+_STAT = re.compile(r"^(\w+): +(\d+)", re.MULTILINE)
+
+
+def _read(path: str) -> str:
+    """Read a control file in as few requests to the mount's daemon as can be."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 1 << 20).decode("ascii")
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,15 @@ def _disk_of(store: str) -> str:
     return name.resolve().name if name.exists() else ""
 
 
+def _device_of(disk: str) -> str:
+    """Return MAJ:MIN of the whole disk, whose backing_dev_info serves its partitions, too; "" if there is none."""
+    place = Path("/sys/class/block", disk).resolve()
+    if not disk or not place.exists():
+        return ""
+    whole = place.parent if (place / "partition").exists() else place
+    return (whole / "dev").read_text(encoding="ascii").strip()
+
+
 class _KernelFile:
     """A file of /proc or /sys, read again and again through one descriptor: a sample must cost little."""
 
@@ -122,17 +142,19 @@ class Observer:
             none = "is no mount of fremap; `fremap status` lists them"
             raise LabError(f"{mountpoint} {what if found else none}")
         self.mountpoint = path
+        self.device = found.device
+        self.pid = found.pid
         self.store = str(found.store or "")
         self.disk = _disk_of(self.store) if self.store and Path(self.store).is_dir() else ""
+        self.disk_device = _device_of(self.disk)
         # Kernel Documentation/block/stat.rst: sectors read and written of 512 bytes, and ms with I/O in flight.
         self._disk = _KernelFile(f"/sys/class/block/{self.disk}/stat" if self.disk else "/dev/null")
         self._meminfo = _KernelFile("/proc/meminfo")
-        self._stats = Path(path) / ".bdi" / "stats"
+        self._stats = f"{path}/.bdi/stats"
 
     def sample(self) -> Sample:
         """Look once; OSError if the mount is gone."""
-        rows = (line.split() for line in self._stats.read_text(encoding="ascii").splitlines())
-        told = {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) >= 2}
+        told = {name: int(value) for name, value in _STAT.findall(_read(self._stats))}
         disk = [int(word) for word in self._disk.read().split()] or [0] * 11
         memory = self._meminfo.read()
         return Sample(
@@ -184,6 +206,11 @@ class Rates:
             disk_busy=min(rate("disk_busy_s"), 1.0),
             paused=rate("paused_s"),
         )
+
+
+def as_row(sample: Sample) -> list[Any]:
+    """Return a sample's values, in the order of FIELDS."""
+    return [getattr(sample, name) for name in FIELDS]
 
 
 def as_record(sample: Sample) -> dict[str, Any]:
