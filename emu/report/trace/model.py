@@ -96,7 +96,7 @@ def nested(slices: Iterable[Slice]) -> list[tuple[int, bool, Slice]]:
     marks: list[tuple[int, bool, Slice]] = []
     stack: list[tuple[int, Slice]] = []
     for one in sorted(slices, key=lambda each: (each.begin_ns, -each.end_ns)):
-        while stack and stack[-1][0] <= one.begin_ns:
+        while stack and _is_over(stack[-1], one):
             end_ns, done = stack.pop()
             marks.append((end_ns, False, done))
         end_ns = min(one.end_ns, stack[-1][0]) if stack else one.end_ns
@@ -106,6 +106,14 @@ def nested(slices: Iterable[Slice]) -> list[tuple[int, bool, Slice]]:
         end_ns, done = stack.pop()
         marks.append((end_ns, False, done))
     return marks
+
+
+def _is_over(top: tuple[int, Slice], one: Slice) -> bool:
+    """Tell whether the slice on top of the stack ended before another begins; what took no time is within its end."""
+    end_ns, slice_ = top
+    if end_ns != one.begin_ns:
+        return end_ns < one.begin_ns
+    return one.end_ns > one.begin_ns or slice_.begin_ns == end_ns
 
 
 def side_by_side(slices: Iterable[Slice]) -> list[list[Slice]]:
