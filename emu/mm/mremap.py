@@ -43,6 +43,8 @@ def do_mremap(
     if fixed:
         _find_vma(mm, vaddr, min(old_nbytes, new_nbytes))
         do_munmap(k, mm, new_vaddr, new_nbytes)
+        # An old range that wraps is not seen to overlap the new one; its mapping may be gone now (mremap_to).
+        _find_vma(mm, vaddr, 0)
     if old_nbytes > new_nbytes:
         do_munmap(k, mm, vaddr + new_nbytes, old_nbytes - new_nbytes)
         old_nbytes = new_nbytes
