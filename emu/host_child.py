@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import resource
+import signal
 import socket
 import struct
 import sys
@@ -79,10 +80,10 @@ def _receive(sock: socket.socket, nbytes: int) -> bytes:
 class FaultError(Exception):
     """An access would end this process with `signal`."""
 
-    def __init__(self, vaddr: int, signal: int) -> None:
-        super().__init__(vaddr, signal)
+    def __init__(self, vaddr: int, number: int) -> None:
+        super().__init__(vaddr, number)
         self.vaddr = vaddr
-        self.signal = signal
+        self.signal = number
 
 
 class Child:
@@ -160,7 +161,9 @@ class Child:
             os._exit(0)
         status = os.waitpid(pid, 0)[1]
         if os.WIFSIGNALED(status):
-            raise FaultError(vaddr, os.WTERMSIG(status))
+            ended = os.WTERMSIG(status)
+            # A mapping that is not copied at fork is missing there; here it is mapped, and fails as such.
+            raise FaultError(vaddr, signal.SIGBUS if _allows_but_not_forked(vaddr, store=data is not None) else ended)
 
     def _load(self, head: Head, _payload: bytes, _fds: list[int]) -> tuple[Head, bytes]:
         vaddr, nbytes = _ints(head["args"])
@@ -238,6 +241,21 @@ def within_pages(vaddr: int, nbytes: int) -> list[tuple[int, int]]:
         parts.append((vaddr, upto - vaddr))
         vaddr = upto
     return parts
+
+
+def _allows_but_not_forked(vaddr: int, *, store: bool) -> bool:
+    """Tell whether a VMA with MADV_DONTFORK is there that allows the access (on x86 all that is mapped can be read)."""
+    inside = allowed = False
+    with os.fdopen(os.open("/proc/self/smaps", os.O_RDONLY), errors="surrogateescape") as smaps:
+        for line in smaps:
+            first, *rest = line.split()
+            if first[-1] != ":":
+                start, end = (int(part, 16) for part in first.split("-"))
+                inside = start <= vaddr < end
+                allowed = rest[0][1] == "w" if store else rest[0][:3] != "---"
+            elif inside and first == "VmFlags:":
+                return allowed and "dc" in rest
+    return False
 
 
 def _access(vaddr: int, nbytes: int, data: bytes | None) -> bytes:

@@ -63,6 +63,21 @@ def test_signals_come_back_and_the_process_lives_on(host: HostProcess, path: Pat
     assert host.load(BASE + PAGE - 1, 2) == b"AB"
 
 
+def test_what_is_not_forked_fails_as_what_it_is(host: HostProcess, path: Path) -> None:
+    """The throw-away fork that tells which signal it is does not have such memory."""
+    host.sys_mmap(BASE, 5 * PAGE, RW, mmap.MAP_SHARED | MAP_FIXED, path, 0)
+    host.madvise(BASE, 5 * PAGE, 10)
+    with pytest.raises(BusError):
+        host.load(BASE + 4 * PAGE, 1)
+    with pytest.raises(BusError):
+        host.store(BASE + 4 * PAGE, b"x")
+    host.mprotect(BASE, 5 * PAGE, mmap.PROT_READ)
+    with pytest.raises(SegmentationFault):
+        host.store(BASE + 4 * PAGE, b"x")
+    with pytest.raises(BusError):
+        host.load(BASE + 4 * PAGE, 1)
+
+
 def test_what_lies_on_pages_before_the_signal_is_stored(host: HostProcess) -> None:
     host.sys_mmap(BASE, PAGE, RW, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED, -1, 0)
     with pytest.raises(SegmentationFault):

@@ -42,18 +42,6 @@ DIFFERENCES = {
         "Linux v6.17 mm/mremap.c: remap_move()",
         "Differential.mremap(): such a move of more than one mapping is not made",
     ),
-    "mremap_wrap": Difference(
-        "a move whose old range wraps is EINVAL where the wrapped ranges overlap",
-        "EFAULT for some of these: which check comes first has changed between releases",
-        "Linux v6.17 mm/mremap.c: check_mremap_params(), check_prep_vma()",
-        "Differential.mremap(): MREMAP_FIXED is not given with an old length that wraps",
-    ),
-    "munlockall": Difference(
-        "munlockall merges what it makes alike",
-        "neighbours stay apart until something else changes them (seen on Linux 6.18)",
-        "Linux v6.12 mm/mlock.c: apply_mlockall_flags()",
-        "munlockall is not among the random calls",
-    ),
     "tail": Difference(
         "what is stored behind the end of the file stays in its last page until that changes its length",
         "each writeback of a disk filesystem zeroes it, whenever that comes; tmpfs never does",

@@ -119,26 +119,6 @@ def test_mremap_many(host: HostProcess, emulated: Process) -> None:
     assert host.mremap(BASE, 2 * PAGE, 2 * PAGE, 3, BASE + 8 * PAGE) == BASE + 8 * PAGE
 
 
-def test_munlockall(host: HostProcess, emulated: Process) -> None:
-    for process in (host, emulated):
-        process.sys_mmap(BASE, 2 * PAGE, RW, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x10, -1, 0)
-        process.mlock(BASE, PAGE)
-        process.munlockall()
-    assert nr_vmas(emulated) == 1
-    # Whether they merge is the release's choice; what they show is not.
-    assert nr_vmas(host) in {1, 2}
-    assert host.load(BASE, 2 * PAGE) == emulated.load(BASE, 2 * PAGE)
-
-
-def test_mremap_wrap(host: HostProcess, emulated: Process) -> None:
-    """Both refuse; only the errno is open."""
-    for process in (host, emulated):
-        process.sys_mmap(BASE + 2 * PAGE, PAGE, RW, ANON, -1, 0)
-        with pytest.raises(OSError, match=r".") as caught:
-            process.mremap(BASE + 2 * PAGE, (1 << 64) - PAGE, 8 * PAGE, 3, BASE)
-        assert caught.value.errno in {errno.EINVAL, errno.EFAULT}
-
-
 def test_tail(host: HostProcess, emulated: Process, tmp_path: Path) -> None:
     for process in (host, emulated):
         path = tmp_path / str(id(process))

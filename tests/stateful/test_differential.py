@@ -1,6 +1,7 @@
 """Random system calls and accesses to the emulated machine and to the kernel underneath: they must not differ."""
 
 import os
+import resource
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,13 @@ from hypothesis.stateful import (
 )
 
 from emu.mm.mmap import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE
+from fsbackend.mount import temporary_mount
 from tests.stateful.twins import ARENA_PAGES, BASE, END, PAGE, RW, TwinMachines, Twins
 
+MAY_LOCK = os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
 _WRAP = (1 << 64) - PAGE
 _BEYOND = 1 << 47
+MAP_NORESERVE = 0x4000
 
 index = st.integers(0, 1 << 16)
 places = st.tuples(
@@ -81,7 +85,7 @@ class Differential(RuleBasedStateMachine):
         prot=prots,
         kind=kinds,
         flags=st.sampled_from((MAP_FIXED,) * 8 + (0, MAP_FIXED_NOREPLACE, MAP_FIXED | MAP_POPULATE))
-        | st.sampled_from((MAP_FIXED | MAP_LOCKED, MAP_FIXED | MAP_POPULATE | MAP_NONBLOCK)),
+        | st.sampled_from((MAP_FIXED | MAP_LOCKED, MAP_FIXED | MAP_POPULATE | MAP_NONBLOCK, MAP_FIXED | MAP_NORESERVE)),
         fd=st.sampled_from((0, 0, 0, 1, 2, 3, -1)),
         pgoff=pgoffs,
     )
@@ -159,8 +163,6 @@ class Differential(RuleBasedStateMachine):
             new_nbytes = min(new_nbytes, END - (new_vaddr & -PAGE))
         if not flags & 2 and BASE <= vaddr < END and new_nbytes <= ARENA_PAGES * PAGE:
             new_nbytes = min(new_nbytes, END - (vaddr & -PAGE))
-        if flags & 2 and old_nbytes >= _WRAP:
-            old_nbytes = PAGE
         if self.twins.moves_many(pair, vaddr, old_nbytes, new_nbytes, fixed=bool(flags & 2)):
             return
         self.twins.both_mapping(
@@ -199,6 +201,15 @@ class Differential(RuleBasedStateMachine):
         )
         if lock and ended == ("errno", "ENOMEM"):
             self.twins.compare(pages=True)
+
+    @precondition(lambda _self: MAY_LOCK)
+    @rule(who=index, flags=st.sampled_from((1, 2, 3, 0, 8, None, None, None)))
+    def mlockall(self, who: int, flags: int | None) -> None:
+        """Lock all, or (None) unlock all."""
+        self.twins.both(
+            self.pair(who),
+            lambda process, _fds: process.munlockall() if flags is None else process.mlockall(flags),
+        )
 
     @rule(who=index, place=places, nbytes=lengths, advice=advices)
     def madvise(self, who: int, place: tuple[str, int], nbytes: int, advice: int) -> None:
@@ -254,7 +265,7 @@ class Differential(RuleBasedStateMachine):
 
     @rule(who=index)
     def fork(self, who: int) -> None:
-        if len(self.twins.pairs) < 2:
+        if len(self.twins.pairs) < 3:
             pair = self.pair(who)
             self.twins.pairs.append(Twins(pair.emulated.fork(), pair.host.fork()))
 
@@ -285,10 +296,13 @@ class Differential(RuleBasedStateMachine):
             self.twins.close()
 
 
-@pytest.fixture(params=["disk", "tmpfs"])
+@pytest.fixture(params=["disk", "tmpfs", pytest.param("mount", marks=pytest.mark.fuse)])
 def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     if request.param == "disk":
         yield tmp_path
+    elif request.param == "mount":
+        with temporary_mount(caps="disk") as mount:
+            yield Path(mount.path)
     elif not os.path.ismount("/dev/shm"):
         pytest.skip("needs tmpfs: /dev/shm is no mount")
     else:

@@ -93,6 +93,24 @@ def test_mremap_refuses_before_it_unmaps(process: Any) -> None:
     assert process.mremap(BASE, 4 * PAGE, PAGE, 3, target) == target
 
 
+def test_a_move_whose_old_range_wraps_may_unmap_its_own_mapping(process: Any) -> None:
+    """A wrapped range ends below the new one, so nobody sees that they overlap: Linux v6.17 mremap_to()."""
+    anonymous(process, 2, 4)
+    assert errno_of(lambda: process.mremap(BASE + 2 * PAGE, WRAP, 2 * PAGE, 3, BASE + PAGE)) == "EFAULT"
+    assert errno_of(lambda: process.msync(BASE + 2 * PAGE, PAGE, 1)) == "ENOMEM"
+    anonymous(process, 2, 4)
+    assert errno_of(lambda: process.mremap(BASE + 2 * PAGE, WRAP, 8 * PAGE, 3, BASE)) == "EINVAL"
+
+
+@pytest.mark.parametrize("locked", [0, 1])
+@pytest.mark.parametrize("kind", [PRIVATE, SHARED])
+def test_munlockall_merges_what_it_makes_alike(process: Any, locked: int, kind: int) -> None:
+    vaddr = anonymous(process, 0, 2, kind=kind)
+    process.mlock(vaddr + locked * PAGE, PAGE)
+    process.munlockall()
+    assert len([vma for vma in process.vmas if BASE <= vma.start < BASE + 8 * PAGE]) == 1
+
+
 def test_mlock_of_memory_without_access_fails(process: Any) -> None:
     vaddr = anonymous(process, 0, 1, prot=0)
     assert errno_of(lambda: process.mlock(vaddr, PAGE)) == "ENOMEM"
