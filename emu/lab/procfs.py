@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emu.hw.pte_format import PteFormat
+from emu.hw.swapops import pte_to_swp_entry, swp_offset, swp_type
 from emu.mm.page_writeback import global_dirty_limits
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_ACTIVE, PG_ANON, PG_DIRTY, PG_LRU, PG_REFERENCED, PG_UNEVICTABLE, UNEVICTABLE
@@ -102,7 +103,7 @@ def meminfo(k: "Kernel") -> dict[str, int]:
         "MemAvailable": available,
         "Buffers": 0,
         "Cached": stat.nr_file_pages,
-        "SwapCached": 0,
+        "SwapCached": stat.nr_swapcached,
         "Active": pages["nr_active_anon"] + pages["nr_active_file"],
         "Inactive": pages["nr_inactive_anon"] + pages["nr_inactive_file"],
         "Active(anon)": pages["nr_active_anon"],
@@ -111,8 +112,8 @@ def meminfo(k: "Kernel") -> dict[str, int]:
         "Inactive(file)": pages["nr_inactive_file"],
         "Unevictable": pages["nr_unevictable"],
         "Mlocked": stat.nr_mlock,
-        "SwapTotal": 0,
-        "SwapFree": 0,
+        "SwapTotal": k.swap.total_pages,
+        "SwapFree": k.swap.nr_free,
         "Dirty": stat.nr_dirty,
         "Writeback": stat.nr_writeback,
         "AnonPages": stat.nr_anon_pages,
@@ -207,7 +208,8 @@ def pagemap(k: "Kernel", vma: VmArea) -> npt.NDArray[np.uint64]:
     """Return a 64-bit word a page of a VMA, as /proc/PID/pagemap has them.
 
     Bits (Linux v6.12 Documentation/admin-guide/mm/pagemap.rst): 0 to 54 the frame, if present (63); 56 mapped once
-    only; 61 a page of a file or shared memory; 62 on swap. A file PTE without its page is 0, as a page not there.
+    only; 61 a page of a file or shared memory; 62 on swap: then bits 0 to 4 have the area, 5 to 54 the slot. A file PTE
+    without its page is 0, as a page not there.
     """
     fmt, mem_map = k.fmt, k.mem_map
     words = np.zeros(vma.nr_pages, np.uint64)
@@ -217,11 +219,12 @@ def pagemap(k: "Kernel", vma: VmArea) -> npt.NDArray[np.uint64]:
         if fmt.pte_present(pte):
             pfn = fmt.pte_pfn(pte)
             word = _PM_PRESENT | pfn
-            word |= 0 if mem_map.flags[pfn] & PG_ANON else _PM_FILE
+            word |= 0 if mem_map.flags[pfn] & PG_ANON or pfn == k.zero_pfn else _PM_FILE
             word |= _PM_EXCLUSIVE if mem_map.mapcount[pfn] == 1 else 0
             words[place] = word
         elif not is_file_pte(fmt, pte):
-            words[place] = _PM_SWAP
+            entry = pte_to_swp_entry(fmt, pte)
+            words[place] = _PM_SWAP | swp_type(entry) | swp_offset(entry) << 5
     return words
 
 

@@ -62,30 +62,30 @@ def _end_swap_write(k: Kernel, pfn: int, error: int) -> None:
 def swapin_readahead(k: Kernel, entry: int) -> int:
     """Read the page of an entry into the swap cache, with those around it that are out, too; return its errno or 0.
 
-    The window is 2**page_cluster slots, aligned. The others are only hoped for.
+    The window is 2**page_cluster slots, aligned. The others are only hoped for: where frames are short, no reclaim is
+    done for them, which might take the very page that is wanted.
     """
     area, wanted = k.swap.area_of(entry), swp_offset(entry)
-    size = 1 << k.options.page_cluster
-    first = max(wanted & -size, 1)
-    run: list[int] = []
+    window = range(wanted >> k.options.page_cluster << k.options.page_cluster, area.max_slots)
+    slots = [offset for offset in window[: 1 << k.options.page_cluster] if _is_out(k, area, offset)]
+    if k.ram.nr_free - len(slots) <= k.watermarks.low:
+        slots = [wanted]
     failed = 0
-    for offset in range(first, min((wanted & -size) + size, area.max_slots) + 1):
-        here = swp_entry(area.swap_type, offset)
-        if area.is_used(offset) and here not in k.swap.cache:
-            run.append(offset)
-        elif run:
-            failed |= _read_run(k, area, run, wanted)
-            run = []
-    return failed | _read_run(k, area, run, wanted) if run else failed
+    while slots:
+        run = [offset for place, offset in enumerate(slots) if offset == slots[0] + place]
+        failed |= _read_run(k, area, run, wanted)
+        slots = slots[len(run) :]
+    return failed
+
+
+def _is_out(k: Kernel, area: SwapInfo, offset: int) -> bool:
+    return area.is_used(offset) and swp_entry(area.swap_type, offset) not in k.swap.cache
 
 
 def _read_run(k: Kernel, area: SwapInfo, run: list[int], wanted: int) -> int:
-    """Read adjoining slots; where frames are short, or the read fails, the one that is wanted alone."""
-    if len(run) > 1 and k.ram.nr_free - len(run) <= k.watermarks.low:
-        # No reclaim for pages that are only hoped for.
-        run = [offset for offset in run if offset == wanted]
+    """Read adjoining slots; where that fails, the one that is wanted alone. No frame for it: it is not there then."""
     pfns = [alloc_page(k) for _ in run]
-    if not run or pfns == [NO_FRAME]:
+    if pfns == [NO_FRAME]:
         return 0
     error = _read_slots(k, area, run[0], pfns)
     if error:
