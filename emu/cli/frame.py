@@ -27,6 +27,7 @@ EXIT_INTERRUPTED = 130
 _SUBCOMMANDS = (
     "emu.cli.compare",
     "emu.cli.dos",
+    "emu.cli.trackers",
     "emu.cli.run",
     "emu.cli.replay",
     "emu.cli.watch",
