@@ -16,9 +16,12 @@ from emu.lab.ground import Ground
 from emu.lab.progress import NoProgress, Progress
 from emu.lab.stamps import page_words
 from emu.lab.vmstat_series import VmstatSeries
+from emu.lab.window_map import Look, look_at, save_looks
 from emu.machine import Machine
+from emu.mapping import Mapping
 from emu.mm.rmap import STRATEGIES
 from emu.mm_types.events import EventLog
+from emu.process import Process
 from emu.units import MIB, format_size
 from fsbackend.bdi import parse_caps
 
@@ -80,6 +83,7 @@ class Lab:
         self._records = records
         self._recording = ExitStack()
         self._series: VmstatSeries | None = None
+        self._looks: list[Look] = []
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Self:
@@ -160,6 +164,12 @@ class Lab:
             "locks": kernel.locks.snapshot(),
             "rmap": asdict(kernel.rmap.cost),
         }
+
+    def look(self, process: Process, mapping: Mapping, label: str) -> None:
+        """Keep, in the records of the run, what each page of a mapping shows now; nothing where there are none."""
+        if self._records is not None:
+            self._looks.append(look_at(self.machine, process, mapping, label))
+            save_looks(self._looks, self._records)
 
     def stop_recording(self) -> None:
         """End the records of a run: the last line of the counters, the events up to now."""

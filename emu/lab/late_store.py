@@ -224,7 +224,9 @@ def late_store(lab: Lab, nr_pages: int, share: float = 0.1) -> LateStore:
     steps.store_and_clean()
     before = steps.unmapped_so_far()
     steps.store_again()
+    lab.look(steps.process, steps.mapping, "before msync")
     steps.mapping.flush()
+    lab.look(steps.process, steps.mapping, "after msync")
     after = steps.unmapped_so_far()
     if before != after:
         raise BrokenExpectation(f"pages were reclaimed or unmapped after the writeback: {before} {after}")

@@ -1,8 +1,4 @@
-"""The comparison as pictures: one idea each, log axes where values span decades, colours for everybody.
-
-Colours are Okabe and Ito's (Color Universal Design, 2008), which stay apart under the usual kinds of colour
-blindness; no picture relies on colour alone.
-"""
+"""The comparison as pictures: one idea each, log axes where values span decades, colours for everybody."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from emu.lab.rows import Row
+from emu.report.style import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from emu.report.table import format_number, format_share, visits_per_call
 from emu.units import format_size
 
-BLUE, VERMILLION, GREEN, ORANGE, GREY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#767676"
+__all__ = ["BLUE", "DRAWINGS", "GREEN", "GREY", "ORANGE", "VERMILLION", "labels", "save_pictures"]
 
 _STYLE: Any = {
     "font.size": 11,

@@ -10,9 +10,9 @@ from typing import Any
 
 import jinja2
 
+from emu.report.run_pictures import save_run_pictures
 from emu.report.runs import Run, totals
 from emu.report.table import ABSENT
-from emu.report.timeline import save_timeline
 from emu.units import format_size
 
 _UNSET: tuple[object, ...] = (None, "", [], {})
@@ -88,6 +88,10 @@ def _heading(run: Run, number: int, of: int) -> dict[str, Any]:
     }
 
 
+def _picture(path: Path) -> dict[str, str]:
+    return {"name": path.stem, "base64": base64.b64encode(path.read_bytes()).decode("ascii")}
+
+
 def _differing(facts: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of facts that are not the same in all runs; a directory always differs."""
     names = dict.fromkeys(name for each in facts for name in each)
@@ -96,17 +100,9 @@ def _differing(facts: Sequence[dict[str, Any]]) -> list[str]:
 
 def write_run_page(runs: Sequence[Run], directory: Path) -> Path:
     """Draw the pictures of every run and write index.html into a directory; return the page."""
-    rows: list[list[dict[str, str]]] = []
-    recorded = [run for run in runs if run.samples]
-    for number, run in enumerate(recorded, 1):
-        saved = save_timeline(run.samples, directory, f"{number}-" if len(recorded) > 1 else "")
-        pictures = [
-            {"name": path.stem, "base64": base64.b64encode(path.read_bytes()).decode("ascii")} for path in saved
-        ]
-        if not rows:
-            rows = [[] for _ in pictures]
-        for row, picture in zip(rows, pictures, strict=True):
-            row.append(picture)
+    rows = [
+        [None if path is None else _picture(path) for path in row] for row in save_run_pictures(runs, directory)
+    ]
     found = [totals(run) for run in runs]
     names = list(dict.fromkeys(name for each in found for name in each))
     numbers = []

@@ -1,25 +1,38 @@
 """Runs read back from their directories, and the numbers that a report shows of each."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from emu.lab.errors import LabError
+from emu.lab.lab import EVENTS
 from emu.lab.observe import Sample
 from emu.lab.record import SAMPLES, read_samples
 from emu.lab.rundir import MANIFEST_VERSION
 from emu.lab.vmstat_series import VMSTAT, read_vmstat_series
+from emu.lab.window_map import Look, read_looks
+from emu.mm_types.events import EVENT_DTYPE
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run directory's content; `samples` is empty unless a mount was recorded."""
+    """A run directory's content.
+
+    `samples` are of a mount; `series` (counters over time), `events` and `looks` of an emulated machine. Each is empty
+    unless it was recorded.
+    """
 
     path: Path
     manifest: dict[str, Any]
     counters: dict[str, Any]
     samples: list[Sample]
+    series: list[dict[str, float]] = field(default_factory=list)
+    events: npt.NDArray[Any] = field(default_factory=lambda: np.zeros(0, EVENT_DTYPE))
+    looks: list[Look] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -52,7 +65,28 @@ def load_run(path: Path) -> Run:
     counters_path = path / "counters.json"
     counters = _read_json(counters_path) if counters_path.is_file() else _counters_of_a_killed_run(path)
     samples = read_samples(path) if (path / SAMPLES).is_file() else []
-    return Run(path, manifest, counters, samples)
+    return Run(
+        path,
+        manifest,
+        counters,
+        samples,
+        read_vmstat_series(path) if (path / VMSTAT).is_file() else [],
+        _read_events(path / EVENTS),
+        read_looks(path),
+    )
+
+
+def _read_events(path: Path) -> npt.NDArray[Any]:
+    """Return the events, none if there are none; LabError if another fremap wrote them."""
+    if not path.is_file():
+        return np.zeros(0, EVENT_DTYPE)
+    try:
+        events: npt.NDArray[Any] = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise LabError(f"{path} is damaged: {error}") from error
+    if not set(EVENT_DTYPE.names or ()) <= set(events.dtype.names or ()):
+        raise LabError(f"{path} holds events of another version of fremap")
+    return events
 
 
 def _counters_of_a_killed_run(path: Path) -> dict[str, Any]:

@@ -57,7 +57,9 @@ def shuffle(lab: Lab, *, pages: int = 16384, bulk: bool = False, writes: float =
     if count:
         chosen = vaddrs[np.sort(lab.rng.choice(pages, count, replace=False))]
         process.run(chosen, AccessKind.STORE, np.arange(count))
+        lab.look(process, mapping, "stored into, before msync")
         mapping.flush()
+        lab.look(process, mapping, "after msync")
     counters = machine.vmstat
     return {
         "pages": pages,
