@@ -59,6 +59,7 @@ def sync(mountpoint: str | os.PathLike[str]) -> str:
 
 def inject(mountpoint: str | os.PathLike[str], rules: Iterable[str]) -> None:
     """Add rules of faults to a mount; ValueError with one line for a rule that makes no sense."""
+    rules = list(rules)
     for rule in rules:
         if rule.strip() != "clear":
             parse_rule(rule)

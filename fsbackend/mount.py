@@ -296,10 +296,11 @@ class TemporaryMount:
         return unsynced(self.path)
 
     def close(self) -> None:
-        """Unmount whatever is mounted, and remove everything."""
+        """Write back, unmount whatever is mounted, and remove everything; who has a file open still loses it."""
         if any(m.mountpoint == str(self.path) for m in find_mounts()):
             with contextlib.suppress(MountError):
-                umount(self.path, force=True)
+                sync(self.path)
+            _kernel_unmount(str(self.path), lazy=True)
         if not wait_exit(self.pid, 5.0):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
