@@ -118,7 +118,7 @@ def _check(request: ReplayRequest, trace: Trace) -> None:
 
 
 def replay_trace(request: ReplayRequest) -> int:
-    """Replay a trace; return the exit code: 1 if a shared file does not hold what was stored."""
+    """Replay a trace; return the exit code: 1 if a file does not hold what was stored and must."""
     progress = RichProgress()
     path = find_trace(request.trace)
     request.options().check()
@@ -147,7 +147,7 @@ def replay_trace(request: ReplayRequest) -> int:
             run.finish(status)
     _show(outcome, as_json=request.as_json)
     _say(f"records: {run.path}")
-    return 1 if outcome.shared_pages_wrong else 0
+    return 1 if outcome.broken else 0
 
 
 def _replay(

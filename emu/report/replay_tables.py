@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from emu.lab.replay.result import FaultRow, Replay, StrategyRow, WindowRow
+from emu.lab.replay.result import LOSES, FaultRow, Replay, StrategyRow, WindowRow
 from emu.report.table import ABSENT, format_number
 from emu.units import format_size
 
@@ -29,7 +29,7 @@ def plural(count: int, thing: str) -> str:
 
 def headline(replay: Replay) -> str:
     """Return what was replayed, and how fast."""
-    what = " ".join(replay.command) or replay.trace
+    what = " ".join(" ".join(replay.command).split()) or replay.trace
     shown = what if len(what) <= 60 else what[:57] + "..."
     kinds = replay.by_kind
     return (
@@ -85,7 +85,7 @@ def windows_table(replay: Replay) -> Table:
     windows = replay.windows
     length = windows[0].end if windows else 0
     table = _table(
-        f"working set: distinct pages within {length:,} accesses, in some of {len(windows)} windows",
+        f"working set: pages within {length:,} accesses (some of {len(windows)} windows)",
         "up to access", "pages", "of code", "of data", "stored", "so far", "faults", "resident", "walks",
     )  # fmt: skip
     for row in shown_windows(windows):
@@ -160,7 +160,7 @@ def _remarks_on_strategies(rows: Sequence[StrategyRow]) -> Iterator[tuple[bool, 
         if row.error is not None:
             yield False, f"{row.rmap}: {row.error}"
         elif row.lost_pages:
-            yield True, f"{row.rmap}: msync returned success and lost {plural(row.lost_pages, 'page')}"
+            yield row.rmap == LOSES, f"{row.rmap}: msync returned success and lost {plural(row.lost_pages, 'page')}"
     whole = sum(row.lost_pages == 0 for row in rows)
     if whole:
         yield True, f"{plural(whole, 'reverse map')} kept every byte that was stored"

@@ -5,6 +5,7 @@ a copy in the laboratory's directory, so that nothing of the user's is ever writ
 not the one that was recorded (another size), is stood in for by zeros.
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -94,7 +95,9 @@ class MappedFiles:
     def close(self) -> None:
         """Close all and remove what was made."""
         for fd in self._descriptors.values():
-            os.close(fd)
+            # What lies on a mount whose daemon was killed is closed all the same.
+            with contextlib.suppress(OSError):
+                os.close(fd)
         self._descriptors.clear()
         for path in self._made:
             path.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from emu.lab.memtrace.container import Trace
 from emu.lab.memtrace.words import Call, Label, Op, U64Array, vaddrs_of
 from emu.lab.replay.expand import Batch, expand, values_of
 from emu.lab.replay.files import MappedFiles
-from emu.lab.replay.shadow import Shadow, sizes_of_kinds, stores_of
+from emu.lab.replay.shadow import Shadow, cut_at_pages, sizes_of_kinds, stores_of
 from emu.lab.replay.space import LOWEST, Relocation, Sort, Space
 from emu.lab.replay.survey import Survey, cut_at_windows, pages_touched
 
@@ -182,7 +182,7 @@ class Player:
         near = (vaddrs < np.uint64(high)) & (vaddrs + nbytes.astype(np.uint64) > np.uint64(low))
         if not near.any():
             return
-        vaddrs, values, nbytes = vaddrs[near], values[near], nbytes[near]
+        vaddrs, nbytes, values = cut_at_pages(vaddrs[near], nbytes[near], values[near], self.page_size)
         shadows, places = self.places_of(vaddrs)
         for number in np.unique(shadows[shadows >= 0]).tolist():
             mine = shadows == number
@@ -193,10 +193,7 @@ class Player:
         return (shared[0][0], shared[-1][1]) if shared else (0, 0)
 
     def places_of(self, vaddrs: U64Array) -> tuple[npt.NDArray[np.int64], U64Array]:
-        """Return into which shadow each store goes (-1: none), and where in its file.
-
-        A store that crosses from one mapping into another counts for the first; real programs hardly do it.
-        """
+        """Return into which shadow each store goes (-1: none), and where in its file; no store crosses a page."""
         shadows = np.full(len(vaddrs), -1, np.int64)
         places = np.zeros(len(vaddrs), np.uint64)
         for start, end, _sort, shared in self.space.within(0, 1 << 64):

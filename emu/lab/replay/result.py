@@ -7,6 +7,9 @@ import numpy as np
 from emu.lab.replay.space import SORT_NAMES, Sort, Space
 from emu.mm_types.events import EventKind, EventLog
 
+LOSES = "none"
+"""The one reverse map that may lose pages: it is kept as the proof."""
+
 _WRITE, _MAJOR = 1, 2
 
 
@@ -96,6 +99,12 @@ class Replay:
     first_signal: str = ""
     first_refused: str = ""
     strategies: list[StrategyRow] = field(default_factory=list)
+
+    @property
+    def broken(self) -> bool:
+        """Whether something does not hold what was stored and must, or could not be run."""
+        rows = [row for row in self.strategies if row.rmap != LOSES or row.error]
+        return bool(self.shared_pages_wrong) or any(row.error or row.lost_pages for row in rows)
 
 
 def fault_rows(events: EventLog, ever: Space) -> list[FaultRow]:

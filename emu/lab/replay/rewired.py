@@ -25,6 +25,7 @@ from emu.lab.replay.result import StrategyRow
 from emu.lab.replay.shadow import Shadow
 from emu.lab.replay.space import Sort
 from emu.lab.replay.survey import WINDOWS, Survey
+from emu.mm_types.vma import VM_SHARED
 
 FILE_NAME = "replay-guest.ram"
 _MAP_SHARED_FIXED = host_mmap.MAP_SHARED | 0x10
@@ -90,6 +91,12 @@ class RewiredPlayer(Player):
         places[guest] = self._pgoffs[at] << shift | vaddrs[guest] & np.uint64(self.page_size - 1)
         return shadows, places
 
+    @property
+    def accounted(self) -> bool:
+        """Whether the guest's file is written back at all; bytes in RAM only are gone after any power cut."""
+        found = [vma.mapping for vma in self.process.vmas if vma.mapping is not None and vma.flags & VM_SHARED]
+        return any(each.account_dirty for each in found if each.host.name.endswith(FILE_NAME))
+
     def _maybe_sync(self, _position: int) -> None:
         self._nr_windows += 1
         if self._nr_windows in self._sync_at:
@@ -117,8 +124,11 @@ def price(
         machine.sync()
         stat = machine.vmstat
         visits = stat.mkclean_pte_visits + stat.mkclean_node_visits
-        machine.power_off()
-        lab.ground.crash()
+        if player.accounted:
+            machine.power_off()
+            lab.ground.crash()
+        else:
+            machine.shutdown()
         places = lab.ground.places(FILE_NAME)
         lost = [player.shadow.differing_pages(path, player.page_size) for path in places.values()]
         if any(each != lost[0] for each in lost):

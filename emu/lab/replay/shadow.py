@@ -54,6 +54,26 @@ class Shadow:
         return [int(page) for page in np.flatnonzero(wrong)]
 
 
+def cut_at_pages(
+    vaddrs: U64Array, nbytes: npt.NDArray[np.int64], values: U64Array, page_size: int
+) -> tuple[U64Array, npt.NDArray[np.int64], U64Array]:
+    """Cut stores that reach into the next page in two, since that may show another place of the file."""
+    room = page_size - (vaddrs & np.uint64(page_size - 1)).astype(np.int64)
+    cut = np.flatnonzero(nbytes > room)
+    if not len(cut):
+        return vaddrs, nbytes, values
+    head = room[cut]
+    moved = head.astype(np.uint64)
+    rest = nbytes[cut] - head
+    sizes = nbytes.copy()
+    sizes[cut] = head
+    return (
+        np.insert(vaddrs, cut + 1, vaddrs[cut] + moved),
+        np.insert(sizes, cut + 1, rest),
+        np.insert(values, cut + 1, values[cut] >> (moved << np.uint64(3))),
+    )
+
+
 def sizes_of_kinds(kinds: U8Array) -> npt.NDArray[np.int64]:
     """Return how many bytes the MMU's kinds move."""
     sizes: npt.NDArray[np.int64] = _NBYTES[kinds & 15].astype(np.int64)
