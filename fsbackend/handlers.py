@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fsbackend import lowlevel as ll
 from fsbackend.control import CONTROL_NAME, ControlNode
 from fsbackend.inject import CALL_OPS, Injector
-from fsbackend.latency import Latencies
+from fsbackend.latency import CONTROL, Latencies
 from fsbackend.node import ROOT_ID, Attr, Cred, Node
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class Handlers:
             except BaseException:
                 log.exception("bug: %s failed", name)
                 ll.reply_err(req, errno.EIO)
-            add_latency(name, time.monotonic_ns() - begin_ns)
+            took_ns = time.monotonic_ns() - begin_ns
+            add_latency(CONTROL if self._is_control(name, args) else name, took_ns)
 
         return call
 

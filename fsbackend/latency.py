@@ -10,6 +10,9 @@ from collections.abc import Mapping
 NR_BUCKETS = 48
 """The last one begins at 2**46 ns, 20 hours."""
 
+CONTROL = "control"
+"""Requests of any kind about control files, those of who watches the mount among them."""
+
 THROTTLED_WRITE = "write, throttled"
 """Writes whose reply was held back: from the request to the reply, the pause in it. Their service counts as write."""
 

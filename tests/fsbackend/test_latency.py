@@ -61,6 +61,9 @@ def test_a_mount_tells_of_its_requests_and_its_throttled_writers() -> None:
     assert {row["tid"] for row in seen} == {writer.native_id}
     assert not told["throttled"]
     assert told["latency"]["write"]["count"] == 8 * MIB // (128 << 10)
+    # Looks of this test are no requests of the writer.
+    assert told["latency"]["control"]["count"] >= len(seen)
+    assert "read" not in told["latency"]
     throttled = told["latency"][THROTTLED_WRITE]
     assert 0 < throttled["count"] <= told["latency"]["write"]["count"]
     assert throttled["sum_ns"] > 1_000_000
