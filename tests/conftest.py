@@ -34,7 +34,11 @@ def _missing_disk() -> str:
     return "" if shutil.which("mkfs.ext4") else "mkfs.ext4 is not installed"
 
 
-_FACILITIES = {"fuse": _missing_fuse, "kvm": _missing_kvm, "disk": _missing_disk}
+def _missing_valgrind() -> str:
+    return "" if shutil.which("valgrind") else "valgrind is not installed"
+
+
+_FACILITIES = {"fuse": _missing_fuse, "kvm": _missing_kvm, "disk": _missing_disk, "valgrind": _missing_valgrind}
 _found: dict[str, str] = {}
 
 
