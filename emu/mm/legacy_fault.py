@@ -5,10 +5,11 @@ nopage is tried again if unmap_mapping_range() ran meanwhile (truncate_count), a
 left the page cache or lies beyond the end of the file. They cover a change of the file's length; they do not cover
 pages that go from inside the file (a punched hole, an invalidation), which can stay mapped for ever.
 
-A nonlinear page comes in read-only in an accounted mapping, so that its first store faults twice.
+A nonlinear page comes in read-only in an accounted mapping, so that its first store faults twice. Where a nonlinear VMA
+has no file PTE, nothing was remapped: ->nopage maps the linear page there.
 
-Source: Linux v2.6.20 mm/memory.c: do_no_page(), do_file_page(); mm/filemap.c: filemap_nopage(), filemap_populate();
-mm/fremap.c: install_page().
+Source: Linux v2.6.20 mm/memory.c: handle_pte_fault(), do_no_page(), do_file_page(); mm/filemap.c: filemap_nopage(),
+filemap_populate(); mm/fremap.c: install_page().
 """
 
 from emu.errors import BusError
@@ -21,12 +22,12 @@ from emu.mm.page_alloc import lock_page, put_page, unlock_page
 from emu.mm.page_writeback import balance_dirty_pages_ratelimited
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import set_pte
-from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VM_SHARED, VmArea
+from emu.mm_types.vma import VM_LOCKED, VM_SHARED, VmArea
 
 
 def legacy_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int, *, write: bool) -> bool:
     """Map file page `pgoff` at `vaddr`; return whether it had to be read."""
-    if pte or vma.flags & VM_NONLINEAR:
+    if pte:
         return _do_file_page(k, mm, vma, vaddr, pgoff, pte)
     return _do_no_page(k, mm, vma, vaddr, pgoff, write=write)
 

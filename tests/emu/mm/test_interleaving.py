@@ -154,6 +154,19 @@ def test_first_store_to_a_nonlinear_page_faults_once_or_twice(tmp_path: Path, fa
     window.machine.power_off()
 
 
+@pytest.mark.parametrize("fault_path", ["merged", "legacy"])
+def test_first_store_where_nothing_was_remapped_faults_once(tmp_path: Path, fault_path: str) -> None:
+    """v2.6.20 mm/memory.c: handle_pte_fault(): a none PTE goes to ->nopage in a nonlinear VMA, too."""
+    window = Window(tmp_path, fault_path, nonlinear=False)
+    other = (SHOWN + 1) * PAGE
+    window.process.remap_file_pages(window.mapping.vaddr + other, PAGE, 0, 0, 0x10000)
+    window.process.store_word(window.vaddr, 1)
+    vmstat = window.machine.vmstat
+    assert (vmstat.pgfault, vmstat.nr_do_wp_page, vmstat.nr_nonlinear_fault) == (1, 0, 0)
+    check(window.machine)
+    window.machine.power_off()
+
+
 @pytest.mark.parametrize("rmap", ["scan", "dirty_index"])
 def test_legacy_path_runs_the_ordinary_cases(tmp_path: Path, rmap: str) -> None:
     path = make_file(tmp_path / "file", NR_PAGES)
