@@ -4,8 +4,8 @@ A fault finds the file page from the address (linear VMA) or from the file PTE (
 keeps it locked until its PTE is in, so that a truncate in between must wait. In a shared writable mapping of an
 accounted file a clean PTE is read-only: the first store comes here, too, and is accounted.
 
-Source: Linux v2.6.23 mm/memory.c: handle_pte_fault(), _do_fault(), do_linear_fault(), do_nonlinear_fault(),
-do_wp_page(); the page is marked dirty while it is still locked, as since v2.6.26.
+Source: Linux v2.6.23 mm/memory.c: handle_pte_fault(), __do_fault(), do_linear_fault(), do_nonlinear_fault(),
+do_wp_page(); the page is marked dirty while it is still locked, as since v2.6.30.
 """
 
 from emu.errors import OutOfMemory
@@ -65,7 +65,7 @@ def _do_absent_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int, *, wri
 
 
 def do_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int, *, write: bool) -> bool:
-    """Map file page `pgoff` at `vaddr` (_do_fault): of a private mapping that is written, a copy."""
+    """Map file page `pgoff` at `vaddr` (__do_fault): of a private mapping that is written, a copy."""
     pfn, major = filemap_fault(k, vma, pgoff, vaddr)
     if k.preempt is not None:
         k.preempt("fault:page_locked")

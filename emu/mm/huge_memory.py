@@ -3,7 +3,7 @@
 A large page is one entry of the level above the leaves. Its frames are ordinary pages, each with its own struct page,
 so that a split changes the page table alone.
 
-Source: Linux v2.6.38 mm/huge_memory.c: do_huge_pmd_anonymous_page(), split_huge_page_pmd().
+Source: Linux v2.6.38 mm/huge_memory.c: do_huge_pmd_anonymous_page(), __split_huge_page_pmd().
 """
 
 import numpy as np

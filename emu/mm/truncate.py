@@ -78,7 +78,7 @@ def truncate_inode_pages(k: Kernel, mapping: AddressSpace, first: int, stop: int
     """Drop the pages [first, stop), dirty or not.
 
     With the merged fault path a page that a fault mapped after the first sweep is unmapped here, under its lock
-    (v2.6.23 mm/truncate.c: truncate_complete_page()); the legacy path knows no such care.
+    (v2.6.23 mm/truncate.c: truncate_inode_pages_range()); the legacy path knows no such care.
     """
     while found := mapping.pages.find_pages(first, stop, _BATCH):
         for _, pfn in found:
