@@ -3,20 +3,23 @@
 import json
 import math
 import time
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import typer
 from rich.console import Console, Group
 from rich.live import Live
 
 from emu.cli.record_memory import NO_MOUNT, RecordCommand, record_trace
-from emu.lab.observe import Observer, Rates, Sample, as_record
+from emu.lab.activity import Activity, look
+from emu.lab.errors import LabError
+from emu.lab.kernel_view import KernelView
+from emu.lab.observe import Observer, Sample
 from emu.lab.record import record as record_run
 from emu.lab.rundir import RunDirectory
 from emu.lab.tracefs import KERNEL_TRACE, KernelTrace
-from emu.report.live import mount_panel
+from emu.report.live import MountView, mount_panel
 
 _PANEL = "Observation"
 _FIRST_LOOK_S = 0.2
@@ -43,8 +46,9 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a look, for programs.")] = False,
 ) -> None:
-    """Watch dirty pages, limits, rates, pauses and the disk of mounts, live.
+    """Watch mounts, live: dirty pages and limits, rates, throttled writers, requests with their latencies, disks.
 
+    Beside the mount's own word stands the real kernel's: its statistics of the mount, and the system's dirty memory.
     Opens no file on the mounts but their own statistics, so it does not disturb what it shows. Ctrl-C ends it.
     """
     check_interval(interval)
@@ -56,46 +60,60 @@ def watch(
         return
 
 
+@dataclass(slots=True)
+class _Watched:
+    """A mount that is watched, and what was seen of it last."""
+
+    observer: Observer
+    kernel: KernelView
+    sample: Sample
+    activity: Activity
+
+    @classmethod
+    def begin(cls, observer: Observer) -> Self:
+        """Look for the first time."""
+        return cls(observer, KernelView(observer.device), observer.sample(), look(observer.mountpoint))
+
+    def again(self) -> MountView:
+        """Look again; LabError if the mount is gone."""
+        try:
+            sample, activity = self.observer.sample(), look(self.observer.mountpoint)
+        except OSError as error:
+            raise LabError(f"{self.observer.mountpoint} went away: {error.strerror}") from None
+        view = MountView(
+            self.observer.mountpoint,
+            self.observer.store,
+            self.observer.disk,
+            self.sample,
+            sample,
+            activity,
+            activity.requests_since(self.activity),
+            self.kernel.read(),
+            self.kernel.unreadable,
+        )
+        self.sample, self.activity = sample, activity
+        return view
+
+
 def _watch(observers: list[Observer], interval: float, *, once: bool, as_json: bool) -> None:
-    before = [observer.sample() for observer in observers]
+    watched = [_Watched.begin(observer) for observer in observers]
     time.sleep(_FIRST_LOOK_S if once else min(interval, _FIRST_LOOK_S))
     console = Console(highlight=False)
     if once or as_json or not console.is_terminal:
         while True:
-            before = _say(observers, before, console, as_json=as_json)
+            views = [one.again() for one in watched]
+            if as_json:
+                for view in views:
+                    typer.echo(json.dumps(view.as_json()))
+            else:
+                console.print(Group(*(mount_panel(view) for view in views)))
             if once:
                 return
             time.sleep(interval)
     with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
-            after = [observer.sample() for observer in observers]
-            live.update(_panels(observers, before, after), refresh=True)
-            before = after
+            live.update(Group(*(mount_panel(one.again()) for one in watched)), refresh=True)
             time.sleep(interval)
-
-
-def _say(observers: list[Observer], before: list[Sample], console: Console, *, as_json: bool) -> list[Sample]:
-    after = [observer.sample() for observer in observers]
-    if as_json:
-        for observer, old, new in zip(observers, before, after, strict=True):
-            rates = Rates.between(old, new)
-            told = {
-                "mountpoint": observer.mountpoint,
-                "store": observer.store,
-                "disk": observer.disk,
-                **as_record(new),
-                "setpoint": new.setpoint,
-                "rates": {name: round(value, 3) for name, value in asdict(rates).items()},
-            }
-            typer.echo(json.dumps(told))
-    else:
-        console.print(_panels(observers, before, after))
-    return after
-
-
-def _panels(observers: list[Observer], before: list[Sample], after: list[Sample]) -> Group:
-    shown = zip(observers, before, after, strict=True)
-    return Group(*(mount_panel(o.mountpoint, o.store, o.disk, old, new) for o, old, new in shown))
 
 
 def record(

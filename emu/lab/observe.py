@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from emu.lab.errors import LabError
-from fsbackend.mount import find_mounts
+from fsbackend.mount import check_mount, find_mounts
 
 KIB = 1024
 _STAT = re.compile(r"^(\w+): +(\d+)", re.MULTILINE)
@@ -36,7 +36,8 @@ class Sample:
 
     `dirty`, `writeback` and the limits are gauges of the mount (`limit`, `background`: the machine-wide limits as
     the mount sees them; `own_limit`: its share). `dirtied`, `written`, `pauses`, `paused_s`, `errors` are counters.
-    `disk_*` are counters of the disk under the store. `kernel_*` are the real kernel's whole-system gauges.
+    `disk_*` are counters of the disk under the store (`disk_queue_s`: seconds in the queue, of all requests together;
+    `disk_in_flight` is a gauge). `kernel_*` are the real kernel's whole-system gauges.
     """
 
     time_s: float
@@ -55,6 +56,10 @@ class Sample:
     disk_read: int
     disk_written: int
     disk_busy_s: float
+    disk_reads: int
+    disk_writes: int
+    disk_queue_s: float
+    disk_in_flight: int
     kernel_dirty: int
     kernel_writeback: int
 
@@ -67,8 +72,11 @@ class Sample:
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> Self:
-        """Read a sample from text, as a row of a CSV file; raises KeyError or ValueError."""
-        return cls(**{field.name: _number(values[field.name]) for field in fields(cls)})
+        """Read a sample from text, as a row of a CSV file; raises TypeError or ValueError.
+
+        A field that an older fremap did not record is 0.
+        """
+        return cls(**{field.name: _number(values.get(field.name, 0)) for field in fields(cls)})
 
 
 FIELDS = [field.name for field in fields(Sample)]
@@ -131,6 +139,8 @@ class Observer:
     ------
     LabError
         If there is no living fremap mount there.
+    MountError
+        If it is another user's.
 
     """
 
@@ -141,13 +151,14 @@ class Observer:
             what = f"has lost its daemon; clean it up: fremap umount {mountpoint}"
             none = "is no mount of fremap; `fremap status` lists them"
             raise LabError(f"{mountpoint} {what if found else none}")
+        check_mount(path)
         self.mountpoint = path
         self.device = found.device
         self.pid = found.pid
         self.store = str(found.store or "")
         self.disk = _disk_of(self.store) if self.store and Path(self.store).is_dir() else ""
         self.disk_device = _device_of(self.disk)
-        # Kernel Documentation/block/stat.rst: sectors read and written of 512 bytes, and ms with I/O in flight.
+        # Kernel Documentation/block/stat.rst: sectors of 512 bytes, and ms; psutil has no I/O in flight and no queue.
         self._disk = _KernelFile(f"/sys/class/block/{self.disk}/stat" if self.disk else "/dev/null")
         self._meminfo = _KernelFile("/proc/meminfo")
         self._stats = f"{path}/.bdi/stats"
@@ -174,6 +185,10 @@ class Observer:
             disk_read=disk[2] * 512,
             disk_written=disk[6] * 512,
             disk_busy_s=disk[9] / 1000,
+            disk_reads=disk[0],
+            disk_writes=disk[4],
+            disk_queue_s=disk[10] / 1000,
+            disk_in_flight=disk[8],
             kernel_dirty=_amount(memory, b"\nDirty:"),
             kernel_writeback=_amount(memory, b"\nWriteback:"),
         )
@@ -181,13 +196,16 @@ class Observer:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What happened between two samples, a second."""
+    """What happened between two samples, a second; `disk_queue` is how many requests the disk had on average."""
 
     dirtied: float
     written: float
     disk_read: float
     disk_written: float
     disk_busy: float
+    disk_reads: float
+    disk_writes: float
+    disk_queue: float
     paused: float
 
     @classmethod
@@ -204,6 +222,9 @@ class Rates:
             disk_read=rate("disk_read"),
             disk_written=rate("disk_written"),
             disk_busy=min(rate("disk_busy_s"), 1.0),
+            disk_reads=rate("disk_reads"),
+            disk_writes=rate("disk_writes"),
+            disk_queue=rate("disk_queue_s"),
             paused=rate("paused_s"),
         )
 

@@ -14,12 +14,15 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from emu.lab.activity import ACTIVITY, as_line, look
 from emu.lab.errors import LabError, Terminated
 from emu.lab.observe import FIELDS, Observer, Sample, as_row
 from emu.lab.rundir import RunDirectory
 from emu.lab.tracefs import KernelTrace
 
 SAMPLES = "samples.csv"
+LOOK_EVERY_S = 1.0
+"""How often activity.jsonl gets a line: latencies by request, throttled writers, the flusher's file."""
 
 
 def record(
@@ -43,56 +46,87 @@ def record(
 
     """
     child: subprocess.Popen[bytes] | None = None
-    tracing, waiting = ExitStack(), ExitStack()
-    waiter = _Waiter(waiting)
-    facts = _begin_tracing(kernel, tracing, warn)
-    began_s, cpu_began_s = time.monotonic(), time.thread_time()
-    due_s, count, status = began_s, 0, "done"
-    try:
-        with (run.path / SAMPLES).open("w", newline="", encoding="ascii") as file:
-            writer = csv.writer(file)
-            writer.writerow(FIELDS)
+    began_s, cpu_began_s, status = time.monotonic(), time.thread_time(), "done"
+    with ExitStack() as tracing, ExitStack() as files:
+        facts = _begin_tracing(kernel, tracing, warn)
+        series = _Series(observer, run.path, files)
+        waiter = _Waiter(files)
+        due_s = began_s
+        try:
             while True:
                 ended = child is not None and child.poll() is not None
-                try:
-                    sample = observer.sample()
-                except OSError as error:
-                    status = f"the mount went away: {error.strerror}"
-                    break
-                writer.writerow(as_row(sample))
-                file.flush()
-                count += 1
+                ends = ended or (duration_s is not None and time.monotonic() - began_s >= duration_s)
+                series.take(last=ends)
                 if command and child is None:
                     # Only now: the first sample is what the command found.
                     child = _start(command)
                     waiter.watch(child)
                     continue
-                if ended or (duration_s is not None and time.monotonic() - began_s >= duration_s):
+                if ends:
                     break
                 due_s = max(due_s + interval_s, time.monotonic())
                 waiter.wait(due_s - time.monotonic())
-    except Terminated:
-        status = "terminated"
-        raise
-    except KeyboardInterrupt:
-        status = "interrupted"
-    except LabError as error:
-        status = str(error)
-        raise
-    finally:
-        code = _finish(child)
-        cpu_s = time.thread_time() - cpu_began_s
-        seconds = max(time.monotonic() - began_s, 1e-9)
-        waiting.close()
-        tracing.close()
-        if kernel is not None and "kernel" not in facts:
-            facts["kernel"] = "traced"
-            facts |= {"kernel_events": kernel.nr_events, "kernel_events_lost": kernel.nr_lost}
-            facts["kernel_cpu_share"] = round(kernel.cpu_s / seconds, 5)
-        run.finish(
-            status, samples=count, sampler_cpu_share=round(cpu_s / seconds, 5), exit_code=code, **facts
-        )
+        except _MountGoneError as error:
+            status = str(error)
+        except Terminated:
+            status = "terminated"
+            raise
+        except KeyboardInterrupt:
+            status = "interrupted"
+        except LabError as error:
+            status = str(error)
+            raise
+        finally:
+            code = _finish(child)
+            cpu_s, seconds = time.thread_time() - cpu_began_s, max(time.monotonic() - began_s, 1e-9)
+            tracing.close()
+            facts |= _traced(kernel, seconds) if "kernel" not in facts else {}
+            share = round(cpu_s / seconds, 5)
+            run.finish(status, samples=series.count, sampler_cpu_share=share, exit_code=code, **facts)
     return code or 0
+
+
+class _MountGoneError(Exception):
+    """The mount went away while it was recorded."""
+
+
+class _Series:
+    """The growing files of a recording: a sample each time, a look at the mount's activity every second."""
+
+    def __init__(self, observer: Observer, directory: Path, files: ExitStack) -> None:
+        self._observer = observer
+        self._samples = files.enter_context((directory / SAMPLES).open("w", newline="", encoding="ascii"))
+        self._activity = files.enter_context((directory / ACTIVITY).open("w", encoding="ascii"))
+        self._writer = csv.writer(self._samples)
+        self._writer.writerow(FIELDS)
+        self._look_due_s = 0.0
+        self.count = 0
+
+    def take(self, *, last: bool) -> None:
+        """Look, and write what was seen; _MountGoneError."""
+        try:
+            sample = self._observer.sample()
+            if last or sample.time_s >= self._look_due_s:
+                self._look_due_s = sample.time_s + LOOK_EVERY_S
+                self._activity.write(as_line(look(self._observer.mountpoint)))
+                self._activity.flush()
+        except OSError as error:
+            raise _MountGoneError(f"the mount went away: {error.strerror}") from None
+        self._writer.writerow(as_row(sample))
+        self._samples.flush()
+        self.count += 1
+
+
+def _traced(kernel: KernelTrace | None, seconds: float) -> dict[str, object]:
+    """Return what the manifest says of the kernel's tracepoints."""
+    if kernel is None:
+        return {}
+    return {
+        "kernel": "traced",
+        "kernel_events": kernel.nr_events,
+        "kernel_events_lost": kernel.nr_lost,
+        "kernel_cpu_share": round(kernel.cpu_s / seconds, 5),
+    }
 
 
 def _begin_tracing(kernel: KernelTrace | None, tracing: ExitStack, warn: Callable[[str], None]) -> dict[str, object]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from emu.lab.activity import read_activities
 from emu.lab.errors import LabError
 from emu.lab.lab import EVENTS
 from emu.lab.observe import Sample
@@ -115,6 +116,12 @@ def totals(run: Run) -> dict[str, float]:
         }
         if written:
             found["disk writes per byte written back"] = (last.disk_written - first.disk_written) / written
+    looks = list(read_activities(run.path))
+    if len(looks) > 1:
+        for kind, figures in looks[-1].requests_since(looks[0]).items():
+            found[f"requests: {kind}"] = figures["count"]
+            found[f"latency_us: {kind}, median"] = figures["p50_us"]
+            found[f"latency_us: {kind}, 99 % within"] = figures["p99_us"]
     for group in ("outcome", "vmstat", "rmap"):
         for name, value in run.counters.get(group, {}).items():
             # Counters that never moved say nothing, and there are dozens.

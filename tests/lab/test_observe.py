@@ -67,7 +67,14 @@ def test_once_json_tells_what_the_mount_says(mounted: TemporaryMount, capsys: py
     assert told["dirty"] == MIB
     assert told["own_limit"] == told["limit"] == 8 * MIB
     assert told["setpoint"] == 7 * MIB
-    assert set(FIELDS) | {"mountpoint", "store", "disk", "setpoint", "rates"} == set(told)
+    more = {"mountpoint", "store", "disk", "setpoint", "rates", "requests", "flusher_file", "throttled"}
+    assert set(FIELDS) | more | {"kernel_bdi", "kernel_bdi_unreadable"} == set(told)
+
+
+def test_samples_of_an_older_fremap_are_read(tmp_path: Path) -> None:
+    (tmp_path / "samples.csv").write_text("time_s,dirty,dirtied\n1.5,4096,8192\n2.5,40")
+    [one] = read_samples(tmp_path)
+    assert (one.time_s, one.dirty, one.dirtied, one.disk_writes) == (1.5, 4096, 8192, 0)
 
 
 @pytest.mark.fuse
