@@ -4,7 +4,8 @@ In nonlinear VMAs the strategy is asked first; where it does not find every PTE,
 maps the page or its budget is spent.
 
 Source: Linux v2.6.20 mm/rmap.c: try_to_unmap_file(), try_to_unmap_one(), try_to_unmap_cluster(),
-page_referenced_file().
+page_referenced_file(); what an mlocked page gets, v2.6.28: SWAP_MLOCK, page_referenced_one(). Clusters count from the
+start of the VMA; Linux aligns them to addresses, so that the end of a VMA that starts within one is never scanned.
 """
 
 from enum import Enum
@@ -91,7 +92,10 @@ def try_to_unmap(k: Kernel, mapping: AddressSpace, pfn: int) -> SwapResult:
         before = k.vmstat.unmap_pte_visits
         for mm, vma, vaddr, pte in linear_ptes(k, mapping, pfn):
             one(mm, vma, vaddr, pte)
-        if mapping.i_mmap_nonlinear and k.mem_map.mapcount[pfn]:
+            if state["result"] is not SwapResult.SUCCESS:
+                # The page stays: what else maps it keeps its PTE.
+                break
+        if state["result"] is SwapResult.SUCCESS and mapping.i_mmap_nonlinear and k.mem_map.mapcount[pfn]:
             k.rmap.unmap(pfn, mapping, one)
             if state["result"] is SwapResult.SUCCESS and not k.rmap.finds_all and k.mem_map.mapcount[pfn]:
                 state["result"] = _scan_clusters(k, mapping, pfn)

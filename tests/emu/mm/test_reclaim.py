@@ -8,6 +8,8 @@ import pytest
 
 from emu.check import check
 from emu.errors import BusError, OutOfMemory
+from emu.mm.page_alloc import lock_page, unlock_page
+from emu.mm.unmap import SwapResult, try_to_unmap
 from tests.emu.mm.helpers import PAGE, make_file, map_nonlinear, stamp, virtual_machine
 
 NR_PAGES = 256
@@ -64,6 +66,31 @@ def test_pages_in_use_get_a_second_chance(tmp_path: Path) -> None:
     machine.power_off()
 
 
+@pytest.mark.parametrize("nonlinear", [False, True])
+def test_the_first_young_pte_ends_an_unmap(*, nonlinear: bool, tmp_path: Path) -> None:
+    """v2.6.20 mm/rmap.c: try_to_unmap_file(): after SWAP_FAIL no other PTE is looked at, and none is taken away."""
+    path = make_file(tmp_path / "file", 2)
+    machine, _ = virtual_machine(rmap="scan")
+    mappings = [machine.spawn().mmap(str(path), 2 * PAGE) for _ in range(2)]
+    if nonlinear:
+        reversed_pages = map_nonlinear(machine.spawn(), path, 2)
+        reversed_pages.process.load(reversed_pages.vaddr + PAGE, 1)
+    for mapping in mappings:
+        mapping.process.load(mapping.vaddr, 1)
+    k = machine.kernel
+    cached = next(iter(k.mappings.values()))
+    pfn = cached.pages.lookup(0)
+    mapcount = k.mem_map.mapcount[pfn]
+    assert mapcount == 2 + nonlinear
+    lock_page(k, pfn)
+    assert try_to_unmap(k, cached, pfn) is SwapResult.FAIL
+    unlock_page(k, pfn)
+    assert k.vmstat.unmap_pte_visits == 1
+    assert k.mem_map.mapcount[pfn] == mapcount
+    check(machine)
+    machine.power_off()
+
+
 @pytest.mark.parametrize("rmap", ["none", "dirty_index"])
 def test_the_cluster_scan_unmaps_until_nobody_maps_the_page(rmap: str, tmp_path: Path) -> None:
     path = make_file(tmp_path / "file", NR_PAGES)
@@ -100,7 +127,7 @@ def test_a_dirty_page_that_reclaim_unmaps_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("caps", ["disk", "ramfs"])
 def test_out_of_memory_is_the_process_s_and_the_machine_stays_whole(caps: str, tmp_path: Path) -> None:
     path = make_file(tmp_path / "file", NR_PAGES)
-    machine, _ = virtual_machine(ram=64 * PAGE, plain_caps=caps)
+    machine, _ = virtual_machine(ram=64 * PAGE, plain_caps=caps, overcommit_memory=1)
     process, other = machine.spawn(), machine.spawn()
     small = other.mmap(-1, 4 * PAGE, mmap.MAP_PRIVATE)
     other.store(small.vaddr, b"y" * 4 * PAGE)
