@@ -1,24 +1,24 @@
-"""The mount beside a plain fusepy loopback and the raw directory, in one run.
+"""The mount beside a plain fusepy loopback, peers in C and C++, and the raw directory, in one run.
 
-Ratios are what counts: machines differ. ``pytest tests/bench/test_fs_speed.py -m slow -s``.
+Ratios are what counts: machines differ. ``pytest tests/bench/test_fs_speed.py -m slow -s``. A peer that the machine
+does not have is left out, with the reason.
 """
 # ruff: noqa: T201, PTH116, C901
 
 import itertools
+import math
 import mmap
 import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from fsbackend.mount import temporary_mount
-from fsbackend.state import kernel_unmount
+from tests.bench.fs_peers import PEERS, Missing, peer
 
 pytestmark = [pytest.mark.fuse, pytest.mark.bench, pytest.mark.slow]
 
@@ -26,24 +26,7 @@ SEQUENTIAL_BYTES = 64 << 20
 NR_RANDOM = 500
 NR_FILES = 200
 NR_ROUNDS = 7
-
-
-@contextmanager
-def loopback(base: Path) -> Iterator[Path]:
-    root, mountpoint = base / "loop-root", base / "loop-mnt"
-    root.mkdir()
-    mountpoint.mkdir()
-    peer = Path(__file__).with_name("loopback.py")
-    process = subprocess.Popen([sys.executable, str(peer), str(root), str(mountpoint)])
-    try:
-        until_s = time.monotonic() + 20
-        while not os.path.ismount(mountpoint):
-            assert time.monotonic() < until_s, "the loopback did not come up"
-            time.sleep(0.02)
-        yield mountpoint
-    finally:
-        kernel_unmount(str(mountpoint), lazy=True)
-        process.wait(20)
+RAW, PEER, OURS = "raw", "fusepy loopback", "fremap"
 
 
 def drop_caches() -> None:
@@ -53,9 +36,15 @@ def drop_caches() -> None:
         pytest.skip("dropping caches needs root")
 
 
-def timed(call: Callable[[], object]) -> float:
+def timed(call: Callable[[], object], *, may_refuse: bool) -> float:
+    """Return the seconds that a call takes; nan if a peer refuses it."""
     start_s = time.perf_counter()
-    call()
+    try:
+        call()
+    except OSError:
+        if not may_refuse:
+            raise
+        return math.nan
     return time.perf_counter() - start_s
 
 
@@ -130,32 +119,56 @@ BEFORE: dict[str, Callable[[Path], object]] = {
 }
 
 
+Seconds = dict[str, list[float]]
+"""Of each place, the seconds of each round."""
+
+
+def measure(places: dict[str, Path]) -> dict[str, Seconds]:
+    """Measure every row in turns, several rounds: whatever else the machine does meets all of them."""
+    calls = {place: rows(folder) for place, folder in places.items()}
+    found: dict[str, Seconds] = {}
+    for row in calls[RAW]:
+        seconds: Seconds = {place: [] for place in places}
+        for _ in range(NR_ROUNDS):
+            for place, folder in places.items():
+                BEFORE.get(row, str)(folder)
+                seconds[place].append(timed(calls[place][row], may_refuse=place not in {RAW, PEER, OURS}))
+        found[row] = seconds
+    return found
+
+
+def ratio(seconds: Seconds, one: str, other: str) -> float:
+    """Return how much longer one place takes than another, the median of the rounds."""
+    return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
+
+
+def show(found: dict[str, Seconds], places: list[str]) -> None:
+    """Print one table: milliseconds on the raw directory, and how much longer each mount takes."""
+    print(f"\n{'times the raw directory takes':<26}{'raw ms':>9}" + "".join(f"{place:>17}" for place in places))
+    for row, seconds in found.items():
+        ratios = [ratio(seconds, place, RAW) for place in places]
+        cells = "".join(f"{'refused' if math.isnan(each) else f'{each:.2f}':>17}" for each in ratios)
+        print(f"{row:<26}{statistics.median(seconds[RAW]) * 1e3:>9.1f}{cells}")
+
+
 def test_ahead_of_the_loopback(tmp_path: Path) -> None:
-    """Measure in turns, several rounds of each row: whatever else the machine does meets all of them."""
-    raw_folder = tmp_path / "raw"
-    raw_folder.mkdir()
-    with loopback(tmp_path) as folder, temporary_mount("disk", store_dir=tmp_path / "store") as mounted:
-        folders = (raw_folder, folder, mounted.path)
-        calls = [rows(each) for each in folders]
-        print(f"\n{'row':<24}{'raw ms':>9}{'loopback':>10}{'fremap':>9}{'x raw':>8}{'x loopback':>12}{'fastest':>10}")
-        ratios: dict[str, tuple[float, float]] = {}
-        for name in calls[0]:
-            rounds = []
-            for _ in range(NR_ROUNDS):
-                seconds = []
-                for each, call in zip(folders, calls, strict=True):
-                    BEFORE.get(name, str)(each)
-                    seconds.append(timed(call[name]))
-                rounds.append(seconds)
-            raw_s, peer_s, ours_s = (statistics.median(column) for column in zip(*rounds, strict=True))
-            ratio = statistics.median(ours / peer for _, peer, ours in rounds)
-            fastest = min(row[2] for row in rounds) / min(row[1] for row in rounds)
-            ratios[name] = ratio, fastest
-            to_raw = statistics.median(ours / raw for raw, _, ours in rounds)
-            print(
-                f"{name:<24}{raw_s * 1e3:>9.1f}{peer_s * 1e3:>10.1f}{ours_s * 1e3:>9.1f}"
-                f"{to_raw:>8.2f}{ratio:>12.2f}{fastest:>10.2f}"
-            )
-    # A busy machine only ever adds: a row is slower if its median and its fastest round both are.
-    slower = [name for name, both in ratios.items() if min(both) > 1.25]
+    """Every row at least as fast as a loopback in the same language; the peers in C and C++ are shown beside it."""
+    places = {RAW: tmp_path / "raw"}
+    places[RAW].mkdir()
+    with ExitStack() as stack:
+        for name in PEERS:
+            try:
+                places[name] = stack.enter_context(peer(name, tmp_path))
+            except Missing as why:
+                print(f"\n{name}: left out, {why}")
+        mounted = stack.enter_context(temporary_mount("disk", store_dir=tmp_path / "store"))
+        places[OURS] = mounted.path
+        found = measure(places)
+    show(found, [place for place in places if place != RAW])
+    slower = []
+    for row, seconds in found.items():
+        # A busy machine only ever adds: a row is slower if its median and its fastest round both are.
+        fastest = min(seconds[OURS]) / min(seconds[PEER])
+        if min(ratio(seconds, OURS, PEER), fastest) > 1.25:
+            slower.append(row)
     assert not slower, f"slower than the loopback: {slower}"
