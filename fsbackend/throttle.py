@@ -6,7 +6,8 @@ The unit of memory is the caller's page; rates are pages a second.
 One law serves the emulated kernel and the mount. It is that of Linux v4.9 mm/page-writeback.c
 (domain_dirty_limits, __wb_calc_thresh, pos_ratio_polynom, wb_position_ratio, wb_update_write_bandwidth,
 wb_update_dirty_ratelimit, balance_dirty_pages); `legacy` parameters give the rule of 2.6.20 and 2.6.22
-instead. Left out: memory cgroups, and the slowly falling hard limit of a shrinking machine.
+instead. Left out: memory cgroups, the slowly falling hard limit of a shrinking machine, pauses that grow with the
+number of dirtiers (wb_min_pause), and the debt that Linux carries over from a pause cut to the longest allowed.
 """
 
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ INIT_BANDWIDTH_BYTES = 100 << 20
 """What a device is taken to write in a second before anything was measured (Linux: INIT_BW)."""
 
 BANDWIDTH_PERIOD_S = 4.0
-"""Window of the bandwidth's running mean (Linux: roundup_pow_of_two(3 * HZ), about 3 to 4 s)."""
+"""Window of the bandwidth's running mean (Linux: roundup_pow_of_two(3 * HZ) ticks, 4.1 s at 250 or 1000 Hz)."""
 
 LEGACY_MAX_PAUSE_S = 0.1
 """Linux 2.6.20 mm/page-writeback.c: balance_dirty_pages() waits by congestion_wait(WRITE, HZ/10)."""
@@ -227,7 +228,11 @@ class WbThrottle:
         self.dirty_exceeded = bdi_dirty > wb_thresholds.dirty and (strict or global_dirty > thresholds.dirty)
         ratio = self._position_ratio(global_dirty, bdi_dirty, thresholds, wb_thresholds, strict=strict)
         self.pos_ratio = ratio
-        self._update(now_s, (dirty, limits.setpoint if not strict else limits.freerun), busy=True)
+        setpoint = limits.setpoint
+        if strict:
+            # Few pages: the limit may be near 0 for want of writeout only, so the rate is ramped up.
+            setpoint = limits.freerun if bdi_dirty >= _STRICT_MIN_PAGES else bdi_dirty + 1
+        self._update(now_s, (dirty, setpoint), busy=True)
         ratelimit = self.dirty_ratelimit * ratio
         max_pause_s = self._max_pause(bdi_dirty)
         if ratelimit < 1e-9:
@@ -263,16 +268,15 @@ class WbThrottle:
         self, dirty: int, wb_dirty: int, limits: Thresholds, wb_limits: Thresholds, *, strict: bool
     ) -> float:
         """Scale the rate by the machine's dirty count and this device's; wb_position_ratio()."""
-        if strict:
-            if wb_dirty < _STRICT_MIN_PAGES:
-                return 2.0
-            if wb_dirty >= wb_limits.dirty:
-                return 0.0
-            ratio = pos_ratio_polynom(wb_dirty, wb_limits.freerun, wb_limits.dirty)
-            return min(ratio, pos_ratio(dirty, limits))
         if dirty >= limits.dirty:
             return 0.0
         ratio = pos_ratio(dirty, limits)
+        if strict:
+            if wb_dirty < _STRICT_MIN_PAGES:
+                return min(2.0 * ratio, 2.0)
+            if wb_dirty >= wb_limits.dirty or wb_limits.freerun in {0, wb_limits.dirty}:
+                return 0.0
+            return min(ratio, pos_ratio_polynom(wb_dirty, wb_limits.freerun, wb_limits.dirty))
         wb_thresh = max(min(wb_limits.dirty, limits.dirty), (limits.dirty - dirty) / 8)
         part = wb_thresh / max(limits.dirty, 1)
         wb_setpoint = limits.setpoint * part

@@ -85,6 +85,29 @@ def test_strictlimit_judges_the_device_alone() -> None:
     assert throttle.balance(0.0, 10, 100, 100, limits, bdi_thresholds=own, strict=True) > 0.0
 
 
+def test_strictlimit_with_few_pages_still_obeys_the_machine() -> None:
+    """v4.9 mm/page-writeback.c: wb_position_ratio(): the global limit is looked at first."""
+    limits, own = Thresholds(500, 1000), Thresholds(0, 4)
+    throttle = WbThrottle()
+    assert throttle.balance(0.0, 1, 1000, 5, limits, bdi_thresholds=own, strict=True) > 0.0
+    assert throttle.pos_ratio == 0.0
+    throttle.balance(0.0, 1, 980, 5, limits, bdi_thresholds=own, strict=True)
+    assert throttle.pos_ratio == pytest.approx(2 * pos_ratio(980, limits))
+    throttle.balance(0.0, 1, 100, 5, limits, bdi_thresholds=own, strict=True)
+    assert throttle.pos_ratio == 2.0
+
+
+def test_strictlimit_with_few_pages_ramps_the_rate_up() -> None:
+    """v4.9 mm/page-writeback.c: wb_update_dirty_ratelimit(): below 8 pages the setpoint is one above what is dirty."""
+    throttle = WbThrottle(dirty_ratelimit=100.0, balanced_dirty_ratelimit=1000.0)
+    rates = []
+    for tick in range(5):
+        throttle.balance(tick * 0.2, 1, 100, 5, Thresholds(500, 1000), bdi_thresholds=Thresholds(2, 4), strict=True)
+        rates.append(throttle.dirty_ratelimit)
+    assert rates == sorted(rates)
+    assert rates[-1] > 100.0
+
+
 def test_the_old_rule_charges_a_write_chunk() -> None:
     throttle = WbThrottle(DirtyParams.preset("2.6.20"))
     limits = Thresholds(100, 400)
