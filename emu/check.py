@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from emu.check_anon import Violations, check_anon_vmas, check_private, check_swap, equal
+from emu.check_anon import Violations, check_anon_vmas, check_committed, check_private, check_swap, equal
 from emu.errors import KernelBug
 from emu.hw.tlb_dump import tlb_entries
 from emu.machine import Machine
@@ -251,6 +251,7 @@ _CHECKS: tuple[Callable[[Kernel], Violations], ...] = (
     _check_page_cache,
     check_anon_vmas,
     check_swap,
+    check_committed,
     _check_lru,
     _check_tlbs,
     _check_rmap,

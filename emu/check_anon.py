@@ -8,7 +8,7 @@ import numpy as np
 from emu.hw.swapops import is_swap_pte, pte_to_swp_entry, swp_entry
 from emu.mm.kernel import Kernel
 from emu.mm_types.page import PG_SWAPCACHE
-from emu.mm_types.vma import VmArea
+from emu.mm_types.vma import VM_ACCOUNT, VmArea
 
 Violations = Iterator[str]
 
@@ -86,3 +86,10 @@ def check_swap(k: Kernel) -> Violations:
     cached = int(np.count_nonzero(k.mem_map.flags_array & PG_SWAPCACHE))
     yield from equal("pages with PG_swapcache", cached, len(k.swap.cache))
     yield from equal("nr_swapcached", k.vmstat.nr_swapcached, len(k.swap.cache))
+
+
+def check_committed(k: Kernel) -> Violations:
+    """Compare Committed_AS with what is promised: VM_ACCOUNT mappings and shared anonymous memory."""
+    promised = sum(vma.nr_pages for mm in k.mms.values() for vma in mm.vmas if vma.flags & VM_ACCOUNT)
+    promised += sum(inode.nr_accounted for inode in k.inodes.values())
+    yield from equal("vm_committed_as", k.vm_committed_as, promised)

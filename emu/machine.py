@@ -90,6 +90,11 @@ class Machine:
         0 to 100: how willingly anonymous pages are swapped as long as pages of files can be had.
     page_cluster
         Swap is read 2**page_cluster pages at a time.
+    overcommit_memory
+        0: memory that could never fit is refused; 1: none is; 2: the sum stays under CommitLimit
+        (vm.overcommit_memory).
+    overcommit_ratio
+        How many percent of RAM count for CommitLimit, besides all of swap.
 
     """
 
@@ -120,6 +125,8 @@ class Machine:
         swap: int | str | os.PathLike[str] | None = None,
         swappiness: int = 60,
         page_cluster: int = 3,
+        overcommit_memory: int = 0,
+        overcommit_ratio: int = 50,
     ) -> None:
         self.format = get_format(format) if isinstance(format, str) else format
         if guest_cache not in {"none", "writeback"}:
@@ -132,6 +139,8 @@ class Machine:
             least = format_size(MIN_FRAMES << self.format.page_shift)
             raise ValueError(f"{nbytes} bytes of RAM are too few for {self.format.name}: give at least {least}")
         parse_caps(plain_caps)
+        if overcommit_memory not in {0, 1, 2}:
+            raise ValueError(f"overcommit_memory is 0, 1 or 2, not {overcommit_memory}")
         self.ram = PhysMem(nbytes, self.format.page_shift, junk=junk, seed=seed)
         options = Options(
             fault_path=fault_path,
@@ -145,6 +154,8 @@ class Machine:
             huge_pages=huge_pages,
             lazy_tlb=lazy_tlb,
             page_cluster=page_cluster,
+            overcommit_memory=overcommit_memory,
+            overcommit_ratio=overcommit_ratio,
             swappiness=swappiness,
         )
         self.kernel = Kernel(

@@ -12,49 +12,37 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from emu.accesses import Accesses
 from emu.errors import BusError, OutOfMemory
-from emu.hw.mmu import AccessKind, kind_of
 from emu.mapargs import apply_access, check_signs, length_within, may_write
 from emu.mapping import Mapping
 from emu.mm import mmap as mm_mmap
 from emu.mm import syscalls
-from emu.mm.entry import Task, access, load_bytes, run_tasks, store_bytes
+from emu.mm.brk import do_brk
 from emu.mm.fork import dup_mmap, exit_mmap
 from emu.mm.fremap import remap_file_pages, remap_file_pages_bulk
 from emu.mm.inode import Inode, open_inode
-from emu.mm.kernel import Kernel
 from emu.mm.madvise import do_madvise
 from emu.mm.mincore import do_mincore, do_mlockall, do_munlockall
 from emu.mm.mprotect import do_mprotect
 from emu.mm.mremap import MREMAP_MAYMOVE, do_mremap
+from emu.mm.rlimit import getrlimit, setrlimit
 from emu.mm.sched import boundary, throttle
 from emu.mm.trace import traced
 from emu.mm.truncate import ftruncate
-from emu.mm_types.mm import Mm
 from emu.mm_types.vma import VM_LOCKED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from typing_extensions import Buffer
-
     from emu.mm_types.vma import VmArea
 
-_LOAD_BYTE = kind_of(AccessKind.LOAD, 1)
-_STORE_BYTE = kind_of(AccessKind.STORE, 1)
-_LOAD = int(AccessKind.LOAD)
-_STORE = int(AccessKind.STORE)
 
-
-class Process:
+class Process(Accesses):
     """One process: an address space and whoever runs in it.
 
     Addresses (`vaddr`) and lengths (`nbytes`) are in bytes, page offsets (`pgoff`) in pages of the machine's format.
     """
-
-    def __init__(self, kernel: Kernel, mm: Mm) -> None:
-        self.kernel = kernel
-        self.mm = mm
 
     @property
     def page_size(self) -> int:
@@ -65,10 +53,6 @@ class Process:
     def vmas(self) -> "list[VmArea]":
         """The mappings, in order of address."""
         return list(self.mm.vmas)
-
-    def _alive(self) -> None:
-        if self.mm.dead:
-            raise OSError(errno.ESRCH, "the process has exited, or its machine is off")
 
     def _leave_kernel(self) -> None:
         """Do what the end of a system call does: kernel threads get their turn, a throttled caller its pause."""
@@ -179,6 +163,24 @@ class Process:
             )
         )
         return moved[0]
+
+    @traced(12)
+    def brk(self, vaddr: int = 0) -> int:
+        """brk(2), the system call itself: move the end of the heap if that can be; return where it is now."""
+        self._alive()
+        ends: list[int] = []
+        self._write_locked(lambda: ends.append(do_brk(self.kernel, self.mm, vaddr)))
+        return ends[0]
+
+    def getrlimit(self, resource: int) -> tuple[int, int]:
+        """getrlimit(2): the soft and the hard limit in bytes, of RLIMIT_AS, DATA, STACK or MEMLOCK."""
+        return getrlimit(self.mm, resource)
+
+    @traced(160)
+    def setrlimit(self, resource: int, soft: int, hard: int = -1) -> None:
+        """setrlimit(2): limits in bytes, -1 for none; children inherit them."""
+        self._alive()
+        setrlimit(self.mm, resource, soft, hard)
 
     @traced(10)
     def mprotect(self, vaddr: int, nbytes: int, prot: int) -> None:
@@ -295,59 +297,3 @@ class Process:
         if not self.mm.dead:
             exit_mmap(self.kernel, self.mm)
             self._leave_kernel()
-
-    # Accesses
-
-    def task(self, vaddrs: npt.ArrayLike, kinds: npt.ArrayLike, values: npt.ArrayLike | None = None) -> Task:
-        """Make a batch of accesses for Machine.run; shapes (n,), a scalar kind or value stands for all.
-
-        `kinds`: emu.hw.mmu.kind_of(AccessKind, nbytes). Loads put what they loaded into `values` of the task.
-        """
-        self._alive()
-        # Copied only if need be: the MMU takes arrays that may be written, though it writes to `values` alone.
-        where = np.require(vaddrs, np.uint64, ["C", "W"])
-        count = len(where)
-        what = np.require(np.broadcast_to(np.asarray(kinds, dtype=np.uint8), count), np.uint8, ["C", "W"])
-        data: npt.NDArray[np.uint64]
-        if values is None:
-            data = np.zeros(count, np.uint64)
-        else:
-            data = np.array(np.broadcast_to(np.asarray(values, dtype=np.uint64), count))
-        return Task(self.mm, where, what, data)
-
-    def run(
-        self, vaddrs: npt.ArrayLike, kinds: npt.ArrayLike, values: npt.ArrayLike | None = None
-    ) -> npt.NDArray[np.uint64]:
-        """Do a whole array of accesses; returns the values, with what was loaded in the place of the loads."""
-        task = self.task(vaddrs, kinds, values)
-        run_tasks(self.kernel, [task])
-        return task.values
-
-    def load(self, vaddr: int, nbytes: int) -> bytes:
-        """Load bytes."""
-        self._alive()
-        buffer = np.empty(nbytes, np.uint8)
-        load_bytes(self.kernel, self.mm, vaddr, buffer)
-        return buffer.tobytes()
-
-    def store(self, vaddr: int, data: "Buffer | npt.NDArray[np.uint8]") -> None:
-        """Store bytes; what lies before a signal has been stored."""
-        self._alive()
-        buffer: npt.NDArray[np.uint8] = np.frombuffer(data, np.uint8)  # type: ignore[arg-type]
-        store_bytes(self.kernel, self.mm, vaddr, buffer)
-
-    def load_byte(self, vaddr: int) -> int:
-        """Load one byte."""
-        return access(self.kernel, self.mm, vaddr, _LOAD_BYTE, 0)
-
-    def store_byte(self, vaddr: int, value: int) -> None:
-        """Store one byte."""
-        access(self.kernel, self.mm, vaddr, _STORE_BYTE, value)
-
-    def load_word(self, vaddr: int) -> int:
-        """Load 8 bytes as an unsigned number."""
-        return access(self.kernel, self.mm, vaddr, _LOAD, 0)
-
-    def store_word(self, vaddr: int, value: int) -> None:
-        """Store an unsigned number of 8 bytes."""
-        access(self.kernel, self.mm, vaddr, _STORE, value)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from emu.hw.pte_format import PteFormat
 from emu.hw.swapops import pte_to_swp_entry, swp_offset, swp_type
+from emu.mm.overcommit import vm_commit_limit
 from emu.mm.page_writeback import global_dirty_limits
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_ACTIVE, PG_ANON, PG_DIRTY, PG_LRU, PG_REFERENCED, PG_UNEVICTABLE, UNEVICTABLE
@@ -120,6 +121,8 @@ def meminfo(k: "Kernel") -> dict[str, int]:
         "Mapped": stat.nr_mapped,
         "Shmem": shmem,
         "PageTables": stat.nr_page_table_pages,
+        "CommitLimit": vm_commit_limit(k),
+        "Committed_AS": k.vm_committed_as,
     }
     kib = k.page_size // 1024
     return {name: nr_pages * kib for name, nr_pages in told.items()}

@@ -17,6 +17,7 @@ from emu.hw.mmu import R_CR2, R_ERROR, R_FAULT, Mmu
 from emu.mm.fault import handle_mm_fault
 from emu.mm.kernel import Kernel
 from emu.mm.sched import boundary, judge_again, quantum_end, schedule_until, take_pause, throttle
+from emu.mm.stack import expand_stack
 from emu.mm_types.events import EventKind
 from emu.mm_types.mm import Mm
 from emu.mm_types.vma import VM_EXEC, VM_READ, VM_WRITE
@@ -36,7 +37,7 @@ def do_page_fault(k: Kernel, mm: Mm, vaddr: int, *, write: bool, execute: bool) 
         vma = mm.vmas.find(vaddr)
         # Under mmap_sem: the way down the VMA tree, and the PTE.
         k.locks.visits.total += mm.map_count.bit_length() + 1
-        if vma is None or vaddr < vma.start:
+        if vma is None or (vaddr < vma.start and not expand_stack(k, mm, vma, vaddr)):
             raise SegmentationFault(vaddr, "nothing is mapped there")
         if write:
             if not vma.flags & VM_WRITE:

@@ -6,12 +6,13 @@ Source: Linux v2.6.20 kernel/fork.c: mm_init(), dup_mmap(); mm/mmap.c: exit_mmap
 from emu.mm.kernel import Kernel
 from emu.mm.memory import copy_page_range, zap_page_range
 from emu.mm.mmap import munlock_vma_pages
+from emu.mm.overcommit import vm_enough_memory
 from emu.mm.page_alloc import alloc_table, free_table
 from emu.mm.trace import name_mm
 from emu.mm.vma_ops import new_vma, remove_vma, vma_link
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import NoFrameError, PageTable
-from emu.mm_types.vma import VM_DONTCOPY, VM_LOCKED, VM_NONLINEAR, VM_WIPEONFORK
+from emu.mm_types.vma import VM_ACCOUNT, VM_DONTCOPY, VM_LOCKED, VM_NONLINEAR, VM_WIPEONFORK
 
 _NR_ASIDS = 4096
 """How many address spaces the hardware tells apart (the PCIDs of x86); an asid also names a live mm in 12 bits."""
@@ -23,7 +24,11 @@ def mm_alloc(k: Kernel) -> Mm:
     ident = k.new_ident()
     mm = Mm(ident, ident % _NR_ASIDS, pt, k.locks.new(k.locks.mmap_sem))
     if mm.asid in k.asids:
-        mm.asid = _free_asid(k)
+        try:
+            mm.asid = _free_asid(k)
+        except MemoryError:
+            pt.free_all()
+            raise
     for mmu in k.cpus:
         # The number may have belonged to an mm that is gone.
         mmu.invalidate_asid(mm.asid)
@@ -44,6 +49,8 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
     """Return a copy of an mm, as fork makes it; the parent's memory locks are not inherited."""
     child = mm_alloc(k)
     child.privileged = parent.privileged
+    child.rlim = dict(parent.rlim)
+    child.start_brk, child.brk = parent.start_brk, parent.brk
     child.wb_seen = dict(parent.wb_seen)
     name_mm(k, child, parent)
     parent.mmap_sem.down_write()
@@ -51,6 +58,8 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
         for vma in list(parent.vmas):
             if vma.flags & VM_DONTCOPY:
                 continue
+            if vma.flags & VM_ACCOUNT:
+                vm_enough_memory(k, child, vma.nr_pages)
             flags = vma.flags & ~VM_LOCKED
             anon_vma = None if flags & VM_WIPEONFORK else vma.anon_vma
             copy = new_vma(k, child, vma.start, vma.end, flags, vma.pgoff, vma.mapping, anon_vma)
@@ -59,9 +68,9 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
                 k.rmap.vma_converted(copy)
             if not vma.flags & VM_WIPEONFORK:
                 copy_page_range(k, copy, vma)
-    except NoFrameError:
+    except (NoFrameError, OSError) as error:
         exit_mmap(k, child)
-        raise MemoryError("no frame for the child's page tables") from None
+        raise MemoryError(str(error)) from None
     finally:
         parent.mmap_sem.up_write()
     return child

@@ -12,12 +12,14 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emu.mm.overcommit import vm_enough_memory, vm_unacct_memory
 from emu.mm.trace import name_mapping
 from emu.mm_types.address_space import AddressSpace
 from fsbackend.bdi import BackingDevInfo, BdiCap, Caps, parse_caps
 
 if TYPE_CHECKING:
     from emu.mm.kernel import Kernel
+    from emu.mm_types.mm import Mm
 
 
 class Inode:
@@ -28,6 +30,7 @@ class Inode:
         self.fd_buffered = fd_buffered
         self.fd_direct = fd_direct
         self.writable = writable
+        self.nr_accounted = 0
         self.mapping: AddressSpace
 
     @property
@@ -84,11 +87,17 @@ def open_inode(k: "Kernel", path: str, *, writable: bool) -> Inode:
     return inode
 
 
-def open_shmem(k: "Kernel", nbytes: int) -> Inode:
-    """Return an inode for shared anonymous memory of `nbytes`, with ramfs's capabilities (shmem_file_setup)."""
+def open_shmem(k: "Kernel", mm: "Mm", nbytes: int, *, noreserve: bool = False) -> Inode:
+    """Return an inode for shared anonymous memory of `nbytes`, with ramfs's capabilities (shmem_file_setup).
+
+    All of it is promised now, unless `noreserve`: ENOMEM.
+    """
+    nr_accounted = 0 if noreserve else nbytes >> k.page_shift
+    vm_enough_memory(k, mm, nr_accounted)
     inode = Inode("/dev/zero (deleted)", -1, -1, writable=True)
     _attach(k, inode, _bdi(k, 0, parse_caps("ramfs")))
     name_mapping(k, inode.mapping, 0, inode.mapping.ident)
+    inode.nr_accounted = nr_accounted
     inode.mapping.i_size = nbytes
     k.inodes[0, inode.mapping.ident] = inode
     return inode
@@ -96,6 +105,7 @@ def open_shmem(k: "Kernel", nbytes: int) -> Inode:
 
 def forget_inode(k: "Kernel", inode: Inode) -> None:
     """Close an inode that has neither pages nor VMAs (evict)."""
+    vm_unacct_memory(k, inode.nr_accounted)
     for key, known in list(k.inodes.items()):
         if known is inode:
             del k.inodes[key]

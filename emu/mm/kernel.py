@@ -56,7 +56,8 @@ class Options:
     that are dirty in a PTE and nowhere else (unaccounted_dirty_max) at every boundary. `huge_pages`: anonymous memory
     is mapped with large pages where they fit. `lazy_tlb`: a CPU that runs another mm is not interrupted for a flush,
     but flushes when it comes back to the mm. `page_cluster`: swap is read 2**page_cluster slots at a time.
-    `swappiness` (0 to 100) is how willingly anonymous pages are taken as long as there are others.
+    `swappiness` (0 to 100) is how willingly anonymous pages are taken as long as there are others. `overcommit_memory`
+    and `overcommit_ratio` are what emu.mm.overcommit makes of them.
     """
 
     fault_path: str = "merged"
@@ -70,6 +71,8 @@ class Options:
     huge_pages: bool = True
     lazy_tlb: bool = False
     page_cluster: int = 3
+    overcommit_memory: int = 0
+    overcommit_ratio: int = 50
     swappiness: int = 60
 
 
@@ -144,6 +147,7 @@ class Kernel:
         self.pause_s = 0.0
         self.pause_bdi: BackingDevInfo | None = None
         self.dirtied_since_check = 0
+        self.vm_committed_as = 0
         self.poll_interval = 1
         self.next_ident = 1
         # Wired up by boot(): rooms above this one.

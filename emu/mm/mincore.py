@@ -10,6 +10,7 @@ from emu.errors import BusError, OutOfMemory
 from emu.hw.swapops import is_swap_pte, pte_to_swp_entry
 from emu.mm.kernel import Kernel
 from emu.mm.mmap import munlock_vma_pages, page_align
+from emu.mm.rlimit import can_do_mlock, require_mlockall
 from emu.mm.swap_state import lookup_swap_cache
 from emu.mm.syscalls import make_pages_present
 from emu.mm.vma_ops import merge_around
@@ -61,6 +62,9 @@ def do_mlockall(k: Kernel, mm: Mm, flags: int) -> None:
     """
     if not flags or flags & ~(MCL_CURRENT | MCL_FUTURE):
         raise OSError(errno.EINVAL, f"mlockall flags {flags:#x}: give MCL_CURRENT, MCL_FUTURE or both")
+    can_do_mlock(mm)
+    if flags & MCL_CURRENT:
+        require_mlockall(mm)
     mm.def_flags = mm.def_flags & ~VM_LOCKED | (VM_LOCKED if flags & MCL_FUTURE else 0)
     if not flags & MCL_CURRENT:
         return

@@ -12,15 +12,20 @@ from emu.mm.inode import Inode, open_shmem
 from emu.mm.kernel import Kernel
 from emu.mm.memory import pte_flags, pte_pfns, zap_page_range
 from emu.mm.mlock import munlock_page
+from emu.mm.overcommit import OVERCOMMIT_NEVER, accountable_mapping, vm_enough_memory, vm_unacct_memory
+from emu.mm.rlimit import can_do_mlock, require_lockable, require_room
 from emu.mm.vma_ops import cut_vma, merge_around, new_vma, remove_vma, vma_link
 from emu.mm_types.mm import Mm
 from emu.mm_types.vma import (
+    VM_ACCOUNT,
     VM_EXEC,
+    VM_GROWSDOWN,
     VM_LOCKED,
     VM_MAYEXEC,
     VM_MAYREAD,
     VM_MAYSHARE,
     VM_MAYWRITE,
+    VM_NORESERVE,
     VM_READ,
     VM_SHARED,
     VM_WRITE,
@@ -33,7 +38,9 @@ if TYPE_CHECKING:
 PROT_READ, PROT_WRITE, PROT_EXEC = host_mmap.PROT_READ, host_mmap.PROT_WRITE, host_mmap.PROT_EXEC
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = host_mmap.MAP_SHARED, host_mmap.MAP_PRIVATE, host_mmap.MAP_ANONYMOUS
 MAP_FIXED = 0x10
+MAP_GROWSDOWN = 0x100
 MAP_LOCKED = 0x2000
+MAP_NORESERVE = 0x4000
 MAP_POPULATE = 0x8000
 MAP_NONBLOCK = 0x10000
 MAP_FIXED_NOREPLACE = 0x100000
@@ -85,29 +92,63 @@ def do_mmap(
 
     `writable`: whether the descriptor is open for writing; None: as the inode is. Errors: EINVAL (no length, a
     type that is neither MAP_SHARED nor MAP_PRIVATE, MAP_FIXED off a page border), ENOMEM (no room, max_map_count,
-    outside user space), EACCES (shared writable mapping of a file that is not open for writing), EEXIST
-    (MAP_FIXED_NOREPLACE), EOVERFLOW.
+    outside user space, a limit, overcommit), EACCES (shared writable mapping of a file that is not open for writing),
+    EEXIST (MAP_FIXED_NOREPLACE), EOVERFLOW, EPERM and EAGAIN (MAP_LOCKED beyond RLIMIT_MEMLOCK).
     """
     nbytes = _check_mmap(k, mm, nbytes, pgoff)
     vaddr = get_unmapped_area(k, mm, vaddr, nbytes, flags)
+    vm_flags = _vm_flags(k, mm, prot, flags)
+    if flags & MAP_LOCKED:
+        can_do_mlock(mm)
+    require_lockable(mm, vm_flags, nbytes >> k.page_shift)
     if inode is not None and pgoff > (MAX_LFS_FILESIZE - nbytes) >> k.page_shift:
         raise OSError(errno.EOVERFLOW, "no file is that long")
-    shared = _is_shared(flags, inode)
-    vm_flags = prot_to_flags(prot) | mm.def_flags | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
-    if flags & MAP_LOCKED:
-        vm_flags |= VM_LOCKED
-    if shared:
+    if _is_shared(flags, inode):
         vm_flags |= VM_SHARED | VM_MAYSHARE
         if inode is not None and not (inode.writable if writable is None else writable):
             if prot & PROT_WRITE:
                 raise OSError(errno.EACCES, f"{inode.name} is not open for writing")
             # As the kernel does: mprotect(PROT_WRITE) then fails, too.
             vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
-    if flags & MAP_FIXED:
-        do_munmap(k, mm, vaddr, nbytes)
-    if inode is None and shared:
-        inode = open_shmem(k, nbytes)
-        pgoff = 0
+    if vm_flags & VM_GROWSDOWN and (inode is not None or vm_flags & VM_MAYSHARE):
+        raise OSError(errno.EINVAL, "MAP_GROWSDOWN takes private anonymous memory")
+    return _mmap_region(k, mm, vaddr, nbytes, vm_flags, inode, pgoff)
+
+
+def _vm_flags(k: Kernel, mm: Mm, prot: int, flags: int) -> int:
+    """Translate PROT_* and MAP_* to VM_* (calc_vm_prot_bits, calc_vm_flag_bits)."""
+    vm_flags = prot_to_flags(prot) | mm.def_flags | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+    if flags & MAP_LOCKED:
+        vm_flags |= VM_LOCKED
+    if flags & MAP_GROWSDOWN:
+        vm_flags |= VM_GROWSDOWN
+    if flags & MAP_NORESERVE and k.options.overcommit_memory != OVERCOMMIT_NEVER:
+        vm_flags |= VM_NORESERVE
+    return vm_flags
+
+
+def _mmap_region(k: Kernel, mm: Mm, vaddr: int, nbytes: int, vm_flags: int, inode: Inode | None, pgoff: int) -> int:
+    """Promise the memory, unmap what lies there, and link the new VMA; return where (mmap_region)."""
+    nr_pages = nbytes >> k.page_shift
+    nr_replaced, nr_accounted = _count_replaced(k, mm, vaddr, vaddr + nbytes)
+    require_room(mm, vm_flags, nr_pages - nr_replaced)
+    charged = 0
+    if accountable_mapping(vm_flags):
+        vm_flags |= VM_ACCOUNT
+        charged = nr_pages - nr_accounted
+        vm_enough_memory(k, mm, charged)
+    try:
+        if nr_replaced:
+            do_munmap(k, mm, vaddr, nbytes)
+        if inode is None and vm_flags & VM_MAYSHARE:
+            inode = open_shmem(k, mm, nbytes, noreserve=bool(vm_flags & VM_NORESERVE))
+            pgoff = 0
+    except OSError:
+        vm_unacct_memory(k, charged)
+        raise
+    if vm_flags & VM_ACCOUNT:
+        # What lay there took its own promise back.
+        k.vm_committed_as += nr_accounted
     mapping: AddressSpace | None = None if inode is None else inode.mapping
     if mapping is None:
         # Private anonymous memory counts from address 0, so that what adjoins continues, until mremap moves it.
@@ -116,6 +157,16 @@ def do_mmap(
     vma_link(mm, vma)
     merge_around(k, mm, vma)
     return vaddr
+
+
+def _count_replaced(k: Kernel, mm: Mm, start: int, end: int) -> tuple[int, int]:
+    """Return how many pages are mapped in [start, end), and how many of them are promised (count_vma_pages_range)."""
+    nr_pages = nr_accounted = 0
+    for vma in mm.vmas.overlapping(start, end):
+        here = (min(vma.end, end) - max(vma.start, start)) >> k.page_shift
+        nr_pages += here
+        nr_accounted += here if vma.flags & VM_ACCOUNT else 0
+    return nr_pages, nr_accounted
 
 
 def _check_mmap(k: Kernel, mm: Mm, nbytes: int, pgoff: int) -> int:
@@ -158,17 +209,19 @@ def get_unmapped_area(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) ->
         return vaddr
     if vaddr:
         vaddr = page_align(k, vaddr)
-        if (
-            vaddr >= MMAP_MIN_ADDR
-            and vaddr + nbytes <= mm.task_size
-            and not mm.vmas.overlapping(vaddr, vaddr + nbytes)
-        ):
+        if vaddr >= MMAP_MIN_ADDR and vaddr + nbytes <= mm.task_size and _is_free(mm, vaddr, vaddr + nbytes):
             return vaddr
     top = mm.task_size & -k.page_size
     found = mm.vmas.gap(nbytes, page_align(k, MMAP_MIN_ADDR), top)
     if found < 0:
         raise OSError(errno.ENOMEM, f"no free range of {nbytes:#x} bytes in the address space")
     return found
+
+
+def _is_free(mm: Mm, start: int, end: int) -> bool:
+    """Tell whether nothing is mapped in [start, end), nor may grow into it."""
+    above = mm.vmas.find(start)
+    return above is None or end <= above.start_gap
 
 
 def do_munmap(k: Kernel, mm: Mm, vaddr: int, nbytes: int) -> None:

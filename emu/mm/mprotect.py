@@ -13,13 +13,15 @@ import numpy as np
 from emu.mm.kernel import Kernel
 from emu.mm.memory import flush_tlb_vaddrs, pte_flags
 from emu.mm.mmap import WORD, align_word, prot_to_flags
+from emu.mm.overcommit import vm_enough_memory, vm_unacct_memory
+from emu.mm.rlimit import may_expand_vm
 from emu.mm.swap_state import page_swapcount
 from emu.mm.vma_ops import isolate, merge_around
 from emu.mm.vma_prot import bind_rmap, vma_set_page_prot
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_ANON, PG_SWAPCACHE
 from emu.mm_types.pgtable import set_ptes
-from emu.mm_types.vma import VM_EXEC, VM_READ, VM_SHARED, VM_WRITE, VmArea
+from emu.mm_types.vma import VM_ACCOUNT, VM_EXEC, VM_NORESERVE, VM_READ, VM_SHARED, VM_WRITE, VmArea
 
 _PROT_ALL = 15
 """PROT_READ, WRITE, EXEC, and PROT_SEM, which means nothing on x86."""
@@ -55,13 +57,41 @@ def _mprotect_fixup(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int, newfla
     flags = vma.flags & ~(VM_READ | VM_WRITE | VM_EXEC) | newflags
     if flags == vma.flags:
         return end
-    vma = isolate(k, mm, vma, start, end)
+    charged = _charge(k, mm, vma, (end - start) >> k.page_shift, flags)
+    if charged > 0:
+        flags |= VM_ACCOUNT
+    elif charged < 0:
+        flags &= ~VM_ACCOUNT
+    try:
+        vma = isolate(k, mm, vma, start, end)
+    except OSError:
+        vm_unacct_memory(k, charged)
+        raise
     vma.flags = flags
     vma_set_page_prot(k, vma)
     bind_rmap(k, vma)
     change_protection(k, vma)
     merge_around(k, mm, vma)
     return end
+
+
+def _charge(k: Kernel, mm: Mm, vma: VmArea, nr_pages: int, flags: int) -> int:
+    """Promise private memory that becomes writable, or ENOMEM; return how many pages are promised more.
+
+    Fewer (as since v6.7) if it becomes read-only before it was ever written.
+    Source: Linux v6.12 mm/mprotect.c: mprotect_fixup().
+    """
+    if flags & VM_WRITE:
+        if not may_expand_vm(mm, flags, nr_pages) and may_expand_vm(mm, vma.flags, nr_pages):
+            raise OSError(errno.ENOMEM, f"{nr_pages} pages of data more would exceed RLIMIT_DATA")
+        if vma.flags & (VM_ACCOUNT | VM_WRITE | VM_SHARED | VM_NORESERVE):
+            return 0
+        vm_enough_memory(k, mm, nr_pages)
+        return nr_pages
+    if vma.flags & VM_ACCOUNT and vma.mapping is None and vma.anon_vma is None:
+        vm_unacct_memory(k, nr_pages)
+        return -nr_pages
+    return 0
 
 
 def change_protection(k: Kernel, vma: VmArea) -> None:

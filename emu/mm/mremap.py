@@ -16,11 +16,13 @@ from emu.errors import BusError, OutOfMemory
 from emu.mm.kernel import Kernel
 from emu.mm.memory import flush_tlb_vaddrs, pte_flags
 from emu.mm.mmap import WORD, align_word, do_munmap, get_unmapped_area
+from emu.mm.overcommit import vm_enough_memory, vm_unacct_memory
+from emu.mm.rlimit import require_lockable, require_room
 from emu.mm.syscalls import make_pages_present
 from emu.mm.vma_ops import isolate, merge_around, new_vma, vma_link
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import NoFrameError, set_ptes
-from emu.mm_types.vma import VM_LOCKED, VM_MAYSHARE, VM_NONLINEAR, VmArea
+from emu.mm_types.vma import VM_ACCOUNT, VM_LOCKED, VM_MAYSHARE, VM_NONLINEAR, VmArea
 
 MREMAP_MAYMOVE = 1
 MREMAP_FIXED = 2
@@ -51,14 +53,29 @@ def do_mremap(
     if old_nbytes == new_nbytes and not fixed:
         return vaddr
     vma = _find_vma(mm, vaddr, old_nbytes)
-    if not fixed and old_nbytes and _may_grow_in_place(mm, vma, vaddr, old_nbytes, new_nbytes):
-        _grow(k, mm, vma, vaddr + new_nbytes)
-        return vaddr
-    if not flags & MREMAP_MAYMOVE:
+    _check_growth(mm, vma, (new_nbytes - old_nbytes) >> k.page_shift)
+    stays = not fixed and bool(old_nbytes) and _may_grow_in_place(mm, vma, vaddr, old_nbytes, new_nbytes)
+    if not stays and not flags & MREMAP_MAYMOVE:
         raise OSError(errno.ENOMEM, f"no room to grow at {vaddr:#x}, and MREMAP_MAYMOVE is not given")
-    if not fixed:
-        new_vaddr = get_unmapped_area(k, mm, 0, new_nbytes, 0)
-    return _move_vma(k, mm, vma, vaddr, old_nbytes, new_vaddr, new_nbytes)
+    growth = (new_nbytes - old_nbytes) >> k.page_shift if vma.flags & VM_ACCOUNT else 0
+    vm_enough_memory(k, mm, growth)
+    try:
+        if stays:
+            _grow(k, mm, vma, vaddr + new_nbytes)
+            return vaddr
+        if not fixed:
+            new_vaddr = get_unmapped_area(k, mm, 0, new_nbytes, 0)
+        return _move_vma(k, mm, vma, vaddr, old_nbytes, new_vaddr, new_nbytes)
+    except OSError:
+        vm_unacct_memory(k, growth)
+        raise
+
+
+def _check_growth(mm: Mm, vma: VmArea, nr_pages: int) -> None:
+    """Ask the limits whether a mapping may grow by `nr_pages`: EAGAIN for a locked one, ENOMEM (check_prep_vma)."""
+    if nr_pages > 0:
+        require_lockable(mm, vma.flags, nr_pages)
+        require_room(mm, vma.flags, nr_pages)
 
 
 def _check_arguments(
@@ -115,12 +132,17 @@ def _move_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_v
         pgoff = new_vaddr >> k.page_shift
     moved = new_vma(k, mm, new_vaddr, new_vaddr + new_nbytes, vma.flags, pgoff, vma.mapping, vma.anon_vma)
     vma_link(mm, moved)
+    promised_twice = old_nbytes >> k.page_shift if moved.flags & VM_ACCOUNT else 0
+    k.vm_committed_as += promised_twice
     if moved.flags & VM_NONLINEAR:
         k.rmap.vma_converted(moved)
     try:
         _move_page_tables(k, vma, moved, old_nbytes)
     except NoFrameError:
+        # Unmapping takes back what was promised; the growth is for the caller to take back.
+        growth = moved.nr_pages - promised_twice if moved.flags & VM_ACCOUNT else 0
         do_munmap(k, mm, new_vaddr, new_nbytes)
+        k.vm_committed_as += growth
         raise OSError(errno.ENOMEM, "no frame for a page table") from None
     locked = moved.flags & VM_LOCKED
     if old_nbytes:

@@ -13,6 +13,7 @@ from emu.mm.kernel import Kernel
 from emu.mm.mlock import mlock_vma_page
 from emu.mm.mmap import WORD, align_word, munlock_vma_pages
 from emu.mm.page_writeback import vfs_fsync_range
+from emu.mm.rlimit import can_do_mlock, require_mlock
 from emu.mm.vma_ops import isolate, merge_around
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
@@ -58,9 +59,16 @@ def vmas_of(mm: Mm, start: int, end: int, holes: list[int]) -> Iterator[VmArea]:
 
 
 def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool) -> None:
-    """Lock or unlock the pages of a range, up to the first hole (ENOMEM); locking prefaults them (EAGAIN: no frame)."""
+    """Lock or unlock the pages of a range, up to the first hole (ENOMEM); locking prefaults them (EAGAIN: no frame).
+
+    EPERM, ENOMEM: RLIMIT_MEMLOCK of an unprivileged process.
+    """
+    if lock:
+        can_do_mlock(mm)
     nbytes += vaddr & (k.page_size - 1)
     start, end = page_range(k, vaddr & -k.page_size, nbytes, "mlock", errno.EINVAL)
+    if lock:
+        require_mlock(mm, start, end)
     holes: list[int] = []
     for found in vmas_of(mm, start, end, holes):
         if holes:

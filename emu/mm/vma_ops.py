@@ -9,12 +9,13 @@ import errno
 
 from emu.mm.anon_vma import anon_vma_link, anon_vma_take, anon_vma_unlink, is_mergeable_anon_vma
 from emu.mm.kernel import Kernel
+from emu.mm.overcommit import vm_unacct_memory
 from emu.mm.truncate import release_shmem
 from emu.mm.vma_prot import bind_rmap, vma_set_page_prot
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.anon_vma import AnonVma
 from emu.mm_types.mm import Mm
-from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VmArea
+from emu.mm_types.vma import VM_ACCOUNT, VM_LOCKED, VM_NONLINEAR, VmArea
 
 
 def new_vma(
@@ -62,7 +63,7 @@ def i_mmap_remove(vma: VmArea) -> None:
 
 
 def vma_link(mm: Mm, vma: VmArea) -> None:
-    """Add a VMA to its mm and its file."""
+    """Add a VMA to its mm and its file; if it is VM_ACCOUNT, its pages have been promised already."""
     mm.vmas.insert(vma)
     mm.total_vm += vma.nr_pages
     if vma.flags & VM_LOCKED:
@@ -79,6 +80,8 @@ def remove_vma(k: Kernel, mm: Mm, vma: VmArea) -> None:
     mm.total_vm -= vma.nr_pages
     if vma.flags & VM_LOCKED:
         mm.locked_vm -= vma.nr_pages
+    if vma.flags & VM_ACCOUNT:
+        vm_unacct_memory(k, vma.nr_pages)
     i_mmap_remove(vma)
     anon_vma_unlink(k, vma)
     if vma.flags & VM_NONLINEAR:

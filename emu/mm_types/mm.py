@@ -3,15 +3,23 @@
 Source: Linux v2.6.20 include/linux/sched.h: struct mm_struct.
 """
 
+import resource
+
 from emu.mm_types.locks import RwSem
 from emu.mm_types.pgtable import PageTable
 from emu.mm_types.vma import VmaTree
+
+RLIM_INFINITY = (1 << 64) - 1
+
+START_BRK = 1 << 24
+"""Where the heap begins: there is no program below it, but room for one."""
 
 
 class Mm:
     """A page table, the VMAs, and their counts in pages.
 
     `cpu_mask` has a bit for each CPU whose TLB may hold entries of this mm; flushes go to those.
+    `rlim`: (soft, hard) in bytes by RLIMIT_*, of the one process that an mm has here. `brk`: the end of the heap.
     `wb_seen`: for each file mapped, by its address space's number, how many writeback errors were reported here.
     """
 
@@ -34,6 +42,13 @@ class Mm:
         self.nr_nonlinear = 0
         self.def_flags = 0
         self.privileged = True
+        self.rlim = {
+            resource.RLIMIT_AS: (RLIM_INFINITY, RLIM_INFINITY),
+            resource.RLIMIT_DATA: (RLIM_INFINITY, RLIM_INFINITY),
+            resource.RLIMIT_STACK: (8 << 20, RLIM_INFINITY),
+            resource.RLIMIT_MEMLOCK: (8 << 20, 8 << 20),
+        }
+        self.start_brk = self.brk = START_BRK
         self.wb_seen: dict[int, int] = {}
         self.dead = False
 

@@ -62,12 +62,18 @@ VM_LOCKED: Final = int(VmFlag.LOCKED)
 VM_SEQ_READ: Final = int(VmFlag.SEQ_READ)
 VM_RAND_READ: Final = int(VmFlag.RAND_READ)
 VM_DONTCOPY: Final = int(VmFlag.DONTCOPY)
+VM_GROWSDOWN: Final = int(VmFlag.GROWSDOWN)
+VM_ACCOUNT: Final = int(VmFlag.ACCOUNT)
+VM_NORESERVE: Final = int(VmFlag.NORESERVE)
 VM_NONLINEAR: Final = int(VmFlag.NONLINEAR)
 VM_WIPEONFORK: Final = int(VmFlag.WIPEONFORK)
 VM_DONTDUMP: Final = int(VmFlag.DONTDUMP)
 VM_HUGEPAGE: Final = int(VmFlag.HUGEPAGE)
 VM_NOHUGEPAGE: Final = int(VmFlag.NOHUGEPAGE)
 VM_MERGEABLE: Final = int(VmFlag.MERGEABLE)
+
+STACK_GUARD_GAP: Final = 256
+"""Pages below a VM_GROWSDOWN mapping that nothing else is put into (stack_guard_gap)."""
 
 
 class VmArea:
@@ -121,6 +127,13 @@ class VmArea:
     def nr_pages(self) -> int:
         """The length in pages."""
         return (self.end - self.start) >> self.page_shift
+
+    @property
+    def start_gap(self) -> int:
+        """Where the gap begins that a mapping which grows keeps below it; its start, if it does not (vm_start_gap)."""
+        if not self.flags & VM_GROWSDOWN:
+            return self.start
+        return max(self.start - (STACK_GUARD_GAP << self.page_shift), 0)
 
     @property
     def nonlinear(self) -> bool:
@@ -208,6 +221,6 @@ class VmaTree:
         for vma in reversed(self._by_start.values()):
             if vma.end <= end and end - vma.end >= nbytes:
                 break
-            end = min(end, vma.start)
+            end = min(end, vma.start_gap if vma.flags & VM_GROWSDOWN else vma.start)
         start = end - nbytes
         return start if start >= lowest else -1

@@ -24,7 +24,8 @@ def large_bytes(name: str) -> int:
 # A large page of arm64_64k has 512 MiB.
 @pytest.fixture(params=[name for name in FORMATS if large_bytes(name) <= 32 << 20])
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    with Machine(request.param, ram=6 * large_bytes(request.param) + (8 << 20), junk=False, io_depth=0) as booted:
+    ram = 6 * large_bytes(request.param) + (8 << 20)
+    with Machine(request.param, ram=ram, junk=False, io_depth=0, overcommit_memory=1) as booted:
         yield booted
         check(booted)
 

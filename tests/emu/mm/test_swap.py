@@ -227,7 +227,7 @@ def test_private_copies_of_file_pages_are_swapped_and_the_file_is_not(tmp_path: 
 
 
 def test_swap_full_is_out_of_memory_and_nothing_else_is_lost() -> None:
-    machine = small(swap=33 * PAGE)
+    machine = small(swap=33 * PAGE, overcommit_memory=1)
     process, other = machine.spawn(), machine.spawn()
     mine = written(other, 4)
     mapping = process.mmap(-1, 200 * PAGE, PRIVATE)
