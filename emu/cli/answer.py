@@ -8,6 +8,7 @@ from rich.console import Console
 
 from emu.cli.experiments import choose_ground
 from emu.cli.progress import RichProgress
+from emu.cli.show import print_whole
 from emu.lab.answer import AnswerOrder, answer
 from emu.lab.answer_cells import CellOptions
 from emu.lab.answer_rows import Answer
@@ -67,7 +68,7 @@ def run_answer(order: AnswerOrder, json_path: Path | None, report: Path | None, 
 
 def _show(found: Answer, page: Path) -> None:
     console = Console(highlight=False)
-    console.print(cost_table(found.costs))
+    print_whole(console, cost_table(found.costs))
     console.print(
         "lost: pages that an ordinary process did not find after a power cut; with *: late\n"
         "stores of a sample that left their page clean in memory; v: PTEs and nodes looked\n"
@@ -75,9 +76,9 @@ def _show(found: Answer, page: Path) -> None:
         style="dim",
         soft_wrap=True,
     )
-    console.print(memory_table(found.memory))
+    print_whole(console, memory_table(found.memory))
     if found.waits:
-        console.print(wait_table(found.waits))
+        print_whole(console, wait_table(found.waits))
     for line in error_lines(found):
         console.print(f"[yellow]--[/] {line}", soft_wrap=True)
     for good, sentence in answer_verdicts(found):

@@ -38,6 +38,7 @@ def dos(
     from rich.console import Console  # noqa: PLC0415 - see above
 
     from emu.cli.progress import RichProgress  # noqa: PLC0415 - see above
+    from emu.cli.show import print_whole  # noqa: PLC0415 - see above
     from emu.lab.dos import DosPlan, run_attacks, try_guards  # noqa: PLC0415 - see above
     from emu.mm.rmap import STRATEGIES  # noqa: PLC0415 - see above
     from emu.report.answer_dos import attack_tables, dos_verdicts, guard_table  # noqa: PLC0415 - see above
@@ -52,8 +53,8 @@ def dos(
         json_path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     console = Console(highlight=False)
     for table in attack_tables(rows):
-        console.print(table)
-    console.print(guard_table(guards))
+        print_whole(console, table)
+    print_whole(console, guard_table(guards))
     said = dos_verdicts(rows, guards)
     for good, sentence in said:
         console.print(f"{'[green]ok[/]' if good else '[bold red]BROKEN[/]'} {sentence}", soft_wrap=True)

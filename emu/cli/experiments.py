@@ -21,6 +21,7 @@ from emu.lab.matrix import cells_as_json, run_cells
 from emu.lab.rows import Row, as_json
 from emu.lab.rundir import RunDirectory
 from emu.mm.rmap import STRATEGIES
+from emu.report.matrix_page import render_matrix
 from emu.report.matrix_table import matrix_table, matrix_verdicts
 from emu.report.page import render_page
 from emu.report.pictures import save_pictures
@@ -123,7 +124,7 @@ def _check_ram(order: CompareOrder, formats: Iterable[str]) -> None:
 
 
 def run_matrix(order: CompareOrder, json_path: Path | None, report: Path | None) -> int:
-    """Try every kind of mapping, print the table, leave the records; return the exit code."""
+    """Try every kind of mapping, print the table, leave a page and the records; return the exit code."""
     rmaps = every_or(order.rmaps, DEFAULT_RMAPS, STRATEGIES)
     combinations(rmaps, order.capses, order.formats)
     open_ground, ground = choose_ground(require_fuse=order.require_fuse)
@@ -131,9 +132,11 @@ def run_matrix(order: CompareOrder, json_path: Path | None, report: Path | None)
     cells = run_cells(rmaps, order.formats[0], order.seed, open_ground, RichProgress())
     said = matrix_verdicts(cells)
     _keep(directory, cells_as_json(cells), json_path, said)
+    page = directory.path / "index.html"
+    page.write_text(render_matrix(cells, directory.manifest), encoding="utf-8")
     console = Console(highlight=False)
     print_whole(console, matrix_table(cells))
-    return _conclude(console, said, f"records: {directory.path}")
+    return _conclude(console, said, f"page: {page}")
 
 
 def _run_directory(name: str, order: CompareOrder, report: Path | None, ground: str) -> RunDirectory:

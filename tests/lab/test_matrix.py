@@ -57,3 +57,5 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         "lost_pages", "reclaim_unmapped",
     }  # fmt: skip
     assert "accounted, shared, writable" in capsys.readouterr().out
+    page = (tmp_path / "r" / "index.html").read_text()
+    assert "page_mkclean is called for accounted, shared, writable mappings only" in page
