@@ -10,6 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -129,15 +130,16 @@ def _unpack(path: Path, head: bytes, out: IO[bytes], progress: Progress) -> bool
     return unpacker.finish() and whole
 
 
-def _pieces(file: BinaryIO, head: bytes) -> Iterator[bytes]:
+def _pieces(file: BufferedReader, head: bytes) -> Iterator[bytes]:
     """Yield the bytes of a file, unpacked."""
     with contextlib.ExitStack() as stack:
-        source: IO[bytes] = file
+        source: BufferedReader | lzma.LZMAFile | gzip.GzipFile = file
         if head.startswith(_XZ):
             source = stack.enter_context(lzma.LZMAFile(file))
         elif head.startswith(_GZIP):
-            source = cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=file)))
-        while piece := source.read(_PIECE):
+            source = stack.enter_context(gzip.GzipFile(fileobj=file))
+        # Not read(): at an early end that would drop what it has already.
+        while piece := source.read1(_PIECE):
             yield piece
 
 

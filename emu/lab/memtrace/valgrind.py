@@ -65,7 +65,15 @@ class _DebugLog(threading.Thread):
     def run(self) -> None:
         """Until the pipe ends."""
         try:
-            for line in self._pipe:
+            self._follow()
+        except (OSError, ValueError):
+            pass  # closed from the other side: there is nobody to tell
+        finally:
+            self.ready.set()
+
+    def _follow(self) -> None:
+        with self._pipe as pipe:
+            for line in pipe:
                 if DEBUG_LINE.match(line):
                     self.layout.line(line)
                     if self.layout.complete:
@@ -73,10 +81,6 @@ class _DebugLog(threading.Thread):
                 else:
                     self._out.write(line)
                     self._out.flush()
-        except (OSError, ValueError):
-            pass  # closed from the other side: there is nobody to tell
-        finally:
-            self.ready.set()
 
 
 def record_memory(
