@@ -143,14 +143,41 @@ def show_outcome(outcome: dict[str, Any], *, as_json: bool, title: str) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
     table.add_column()
     table.add_column(justify="right")
+    console, rows = Console(highlight=False), []
     for name, value in outcome.items():
-        table.add_row(name.replace("_", " "), _shown(value))
-    Console(highlight=False).print(table)
+        if _is_rows(value):
+            rows.append(_rows_table(name, value))
+        elif value or not isinstance(value, (dict, list)):
+            table.add_row(name.replace("_", " "), _shown(value))
+    if table.row_count:
+        console.print(table)
+    for one in rows:
+        console.print(one)
+
+
+def _is_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _rows_table(name: str, rows: list[dict[str, Any]]) -> Table:
+    """Return a list of dicts as a table, a column a key."""
+    title = name.replace("_", " ")
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for key, value in rows[0].items():
+        is_text = isinstance(value, str)
+        table.add_column(key.replace("_", " "), justify="left" if is_text else "right", no_wrap=is_text)
+    for row in rows:
+        table.add_row(*(_shown(value) for value in row.values()))
+    return table
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_shown(inner)}" for name, inner in value.items())
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.4g}" if isinstance(value, float) else str(value)

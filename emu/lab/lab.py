@@ -109,6 +109,11 @@ class Lab:
         return self.ground.directory
 
     @property
+    def records(self) -> Path | None:
+        """The run's directory, if it keeps one."""
+        return self._records
+
+    @property
     def has_booted(self) -> bool:
         """Whether the machine was booted: before that nothing can have happened that is worth a record."""
         return self._machine is not None
