@@ -18,7 +18,16 @@ from emu.hw.swapops import pte_to_swp_entry, swp_offset, swp_type
 from emu.mm.overcommit import vm_commit_limit
 from emu.mm.page_writeback import global_dirty_limits
 from emu.mm_types.mm import Mm
-from emu.mm_types.page import PG_ACTIVE, PG_ANON, PG_DIRTY, PG_LRU, PG_REFERENCED, PG_UNEVICTABLE, UNEVICTABLE
+from emu.mm_types.page import (
+    PG_ACTIVE,
+    PG_ANON,
+    PG_DIRTY,
+    PG_LAZYFREE,
+    PG_LRU,
+    PG_REFERENCED,
+    PG_UNEVICTABLE,
+    UNEVICTABLE,
+)
 from emu.mm_types.vma import VM_EXEC, VM_LOCKED, VM_NONLINEAR, VM_READ, VM_SHARED, VM_WRITE, VmArea, VmFlag
 
 if TYPE_CHECKING:
@@ -142,7 +151,9 @@ class Smaps:
     referenced: int = 0
     anonymous: int = 0
     anon_huge: int = 0
+    lazyfree: int = 0
     swap: int = 0
+    swap_pss: float = 0.0
     nonlinear: int = 0
 
 
@@ -156,7 +167,12 @@ def smaps(k: "Kernel", vma: VmArea) -> Smaps:
             if is_file_pte(fmt, pte):
                 found.nonlinear += page * (fmt.pte_to_pgoff(pte) != vma.linear_pgoff(vaddr))
             else:
+                entry = pte_to_swp_entry(fmt, pte)
+                area = k.swap.areas[swp_type(entry)]
+                # The slot's users without the swap cache, as swp_swapcount() counts them.
+                users = int(area.swap_map[swp_offset(entry)]) - (entry in k.swap.cache)
                 found.swap += page
+                found.swap_pss += page / max(users, 1)
             continue
         pfn = fmt.pte_pfn(pte)
         flags, mapcount = mem_map.flags[pfn], max(mem_map.mapcount[pfn], 1)
@@ -167,6 +183,7 @@ def smaps(k: "Kernel", vma: VmArea) -> Smaps:
         found.referenced += page * bool(fmt.pte_young(pte) or flags & PG_REFERENCED)
         if flags & PG_ANON:
             found.anonymous += page
+            found.lazyfree += page * bool(flags & PG_LAZYFREE and not dirty)
             found.anon_huge += page * (vaddr >> vma.mm.pt.leaf_shift in vma.mm.pt.huge)
         elif vma.flags & VM_NONLINEAR:
             found.nonlinear += page * (mem_map.index[pfn] != vma.linear_pgoff(vaddr))

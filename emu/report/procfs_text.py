@@ -67,9 +67,10 @@ def _smaps_of(k: "Kernel", vma: "VmArea") -> str:
         "Private_Dirty": found.private_dirty,
         "Referenced": found.referenced,
         "Anonymous": found.anonymous,
+        "LazyFree": found.lazyfree,
         "AnonHugePages": found.anon_huge,
         "Swap": found.swap,
-        "SwapPss": found.swap,
+        "SwapPss": found.swap_pss,
         "Locked": found.pss if procfs.locked(vma) else 0,
     }
     if vma.nonlinear:

@@ -130,6 +130,32 @@ def test_a_file_that_two_processes_map_out_of_order_is_shared_and_nonlinear(tmp_
         assert not words[1]
 
 
+def test_pages_on_swap_and_pages_given_up_are_told() -> None:
+    nr_pages = 96
+    with Machine(ram=64 * PAGE, swap="1M", io_depth=0, huge_pages=False) as machine:
+        process = machine.spawn()
+        mapping = process.mmap(-1, nr_pages * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for page in range(nr_pages):
+            mapping[page * PAGE] = 1
+        child = process.fork()
+        k = machine.kernel
+        words = procfs.pagemap(k, process.vmas[0]).tolist()
+        fields = read_smaps(smaps_text(k, process.mm))[mapping.vaddr]
+        nr_swapped = sum(word >> 62 & 1 for word in words)
+        assert nr_swapped >= nr_pages - 64
+        assert fields["Swap"] == f"{nr_swapped * 4} kB"
+        # The child has the same pages out: each has half.
+        assert fields["SwapPss"] == f"{nr_swapped * 2} kB"
+        assert int(fields["Rss"].split()[0]) == 4 * sum(word >> 63 for word in words)
+        slots = {word >> 5 & (1 << 50) - 1 for word in words if word >> 62 & 1}
+        assert len(slots) == nr_swapped
+        meminfo = procfs.meminfo(k)
+        assert meminfo["SwapTotal"] - meminfo["SwapFree"] >= nr_swapped * 4
+        child.exit()
+        alone = read_smaps(smaps_text(k, process.mm))[mapping.vaddr]
+        assert alone["SwapPss"] == alone["Swap"]
+
+
 def test_the_command_prints_a_runs_proc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     arguments = ["run", "shuffle", "--pages", "40", "--on", str(tmp_path), "--out", str(out), "--proc"]
