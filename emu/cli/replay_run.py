@@ -23,6 +23,7 @@ from emu.lab.replay.result import Replay, StrategyRow
 from emu.lab.replay.rewired import price
 from emu.lab.replay.survey import Survey, survey
 from emu.lab.rundir import RunDirectory
+from emu.machine import MIN_FRAMES
 from emu.mm.rmap import STRATEGIES
 from emu.report.replay_tables import (
     facts_table,
@@ -109,6 +110,9 @@ def _check(request: ReplayRequest, trace: Trace) -> None:
     for rmap in request.strategies or ["dirty_index"]:
         request.options(rmap).check()
     page_size = 1 << get_format(request.format).page_shift
+    if request.ram is not None and request.ram < MIN_FRAMES * page_size:
+        least = format_size(MIN_FRAMES * page_size)
+        raise LabError(f"--ram {format_size(request.ram)} is too little for {request.format}: give at least {least}")
     recorded = int(trace.info.get("page_size", 4096))
     if page_size > recorded and trace.nr_calls and not request.anonymous:
         raise LabError(

@@ -1,6 +1,7 @@
 """A replay's outcome as tables on the terminal."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -29,7 +30,7 @@ def plural(count: int, thing: str) -> str:
 
 def headline(replay: Replay) -> str:
     """Return what was replayed, and how fast."""
-    what = " ".join(" ".join(replay.command).split()) or replay.trace
+    what = " ".join(" ".join(replay.command).split()) or Path(replay.trace).name
     shown = what if len(what) <= 60 else what[:57] + "..."
     kinds = replay.by_kind
     return (

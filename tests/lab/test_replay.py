@@ -327,7 +327,7 @@ def test_what_does_not_fit_is_one_line() -> None:
 
 
 def test_large_pages_take_anonymous_replays() -> None:
-    accesses = [(BASE + place, 8, STORE) for place in range(0, 64 * PAGE, 512)]
+    accesses: list[Access] = [(BASE + place, 8, STORE) for place in range(0, 64 * PAGE, 512)]
     outcome = replayed(trace_of([Call(Op.MUNMAP, BASE, PAGE), accesses]), anonymous=True, fmt="arm64_64k")
     assert outcome.faults["page faults"] == 4
     assert outcome.pages_touched == 4
