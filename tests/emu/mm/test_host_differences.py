@@ -111,6 +111,15 @@ def test_munlockall_merges_what_it_makes_alike(process: Any, locked: int, kind: 
     assert len([vma for vma in process.vmas if BASE <= vma.start < BASE + 8 * PAGE]) == 1
 
 
+def test_a_private_page_that_could_not_be_made_keeps_mappings_apart_all_the_same(process: Any, path: Path) -> None:
+    """The store beyond the file gave the second mapping an anon_vma of its own: Linux v3.15 do_cow_fault()."""
+    process.sys_mmap(BASE, 8 * PAGE, RW, PRIVATE | FIXED, path, 0)
+    process.store(BASE, b"x")
+    process.sys_mmap(BASE + 8 * PAGE, 2 * PAGE, RW, PRIVATE | FIXED | 0x2000, path, 8 * PAGE)
+    process.mlockall(1)
+    assert len([vma for vma in process.vmas if BASE <= vma.start < BASE + 16 * PAGE]) == 2
+
+
 def test_mlock_of_memory_without_access_fails(process: Any) -> None:
     vaddr = anonymous(process, 0, 1, prot=0)
     assert errno_of(lambda: process.mlock(vaddr, PAGE)) == "ENOMEM"
@@ -192,3 +201,16 @@ def test_one_call_spans_what_earlier_calls_split(process: Any, path: Path) -> No
     process.remap_file_pages(BASE, 4 * PAGE, 0, 4)
     assert [process.load(BASE + slot * PAGE, 1) for slot in range(4)] == [b"E", b"F", b"G", b"H"]
     assert len([vma for vma in process.vmas if BASE <= vma.start < BASE + 8 * PAGE]) == 1
+
+
+def test_which_flags_shared_validate_knows(process: Any, path: Path) -> None:
+    """LEGACY_MAP_MASK, with the sizes of huge pages."""
+    unknown = set()
+    for bit in [6, 7, 9, 10, 11, 12, 14, 17, 19, *range(21, 31)]:
+        flags = mmap.MAP_SHARED | mmap.MAP_PRIVATE | 1 << bit
+        try:
+            process.sys_mmap(0, PAGE, mmap.PROT_READ, flags, str(path), 0)
+        except OSError as error:
+            assert error.errno == errno.EOPNOTSUPP
+            unknown.add(bit)
+    assert unknown == {9, 10, 19, *range(21, 26)}
