@@ -1,6 +1,7 @@
 """mincore, mlockall and munlockall: what is in memory, and keeping all of an mm there.
 
-Source: Linux v5.2 mm/mincore.c: sys_mincore(), mincore_pte_range(); v2.6.38 mm/mlock.c: sys_mlockall(), do_mlockall().
+Source: Linux v5.2 mm/mincore.c: sys_mincore(), mincore_pte_range(); file PTEs, v3.19 mincore_pte_range();
+v2.6.38 mm/mlock.c: sys_mlockall(), do_mlockall().
 """
 
 import contextlib

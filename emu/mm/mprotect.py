@@ -3,7 +3,8 @@
 To read-only a PTE keeps its dirty bit; back to read-write, in an accounted shared mapping, a dirty PTE becomes
 writable at once, a clean one waits for its write fault.
 
-Source: Linux v2.6.20 mm/mprotect.c: sys_mprotect(), mprotect_fixup(), change_pte_range().
+Source: Linux v2.6.20 mm/mprotect.c: sys_mprotect(), mprotect_fixup(), change_pte_range(); that a private page which is
+the mapping's alone and dirty becomes writable at once, too, v6.1 mm/mprotect.c: can_change_pte_writable().
 """
 
 import errno

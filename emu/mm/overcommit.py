@@ -5,7 +5,7 @@ but in mode 2. Modes (vm.overcommit_memory): 0 refuses only what could never fit
 under CommitLimit, less some for the administrator and for the user.
 
 Source: Linux v6.12 mm/util.c: __vm_enough_memory(), vm_commit_limit(); mm/mmap.c: init_user_reserve(),
-init_admin_reserve(); mm/vma.h: accountable_mapping().
+init_admin_reserve(), accountable_mapping().
 """
 
 import errno

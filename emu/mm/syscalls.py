@@ -1,6 +1,7 @@
 """mlock, munlock, msync: system calls over ranges of an mm.
 
-Source: Linux v2.6.20 mm/mlock.c: do_mlock(); mm/msync.c: sys_msync().
+Source: Linux v2.6.20 mm/mlock.c: do_mlock(); mm/msync.c: sys_msync(), which synced whole files; that a range is enough,
+but in a nonlinear VMA, v3.16 mm/msync.c: sys_msync().
 """
 
 import errno

@@ -40,9 +40,9 @@ class VmFlag(IntFlag):
     DONTCOPY = 0x20000
     DONTEXPAND = 0x40000
     ACCOUNT = 0x100000
-    NORESERVE = 0x200000
     NONLINEAR = 0x800000
     # As numbered by later releases (v6.12).
+    NORESERVE = 0x200000
     WIPEONFORK = 0x2000000
     DONTDUMP = 0x4000000
     HUGEPAGE = 0x20000000

@@ -4,6 +4,8 @@ There is no nonlinear VMA then, and i_mmap finds everything. Each run costs a VM
 so for dirty-accounted files from v2.6.24 and for all files from v4.0; that a call may span the VMAs that earlier calls
 made came in v4.5.
 
+Both prefault, unless told not to, as v4.0 does; v2.6.24 left the pages of such a VMA to their faults.
+
 Source: Linux v2.6.24 mm/fremap.c: sys_remap_file_pages(); v4.6 mm/mmap.c: sys_remap_file_pages().
 """
 
