@@ -12,6 +12,7 @@ from emu.mm.fault import handle_mm_fault
 from emu.mm.filemap import max_pgoff, read_pages
 from emu.mm.inode import Inode
 from emu.mm.kernel import Kernel
+from emu.mm.madvise_lru import force_swapin_readahead, madvise_cold_or_pageout, madvise_free
 from emu.mm.memory import ZapDetails, zap_page_range
 from emu.mm.syscalls import page_range, vmas_of
 from emu.mm.truncate import truncate_range
@@ -38,6 +39,7 @@ from emu.mm_types.vma import (
 
 MADV_WILLNEED = host_mmap.MADV_WILLNEED
 MADV_DONTNEED = host_mmap.MADV_DONTNEED
+MADV_FREE = 8
 MADV_REMOVE = 9
 MADV_MERGEABLE = 12
 MADV_WIPEONFORK = 18
@@ -62,13 +64,13 @@ _BEHAVIOR = {
 }
 """Advices that change flags of the VMA: what they set, what they clear."""
 _KNOWN = frozenset(_BEHAVIOR) | {
-    MADV_WILLNEED, MADV_DONTNEED, MADV_REMOVE, MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
-    MADV_DONTNEED_LOCKED,
+    MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_REMOVE, MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE, MADV_DONTNEED_LOCKED,
 }  # fmt: skip
 
 
 def do_madvise(k: Kernel, mm: Mm, vaddr: int, nbytes: int, advice: int) -> None:
-    """Act on advice. COLD, PAGEOUT, MERGEABLE and DONTDUMP are noted, and nothing comes of them.
+    """Act on advice. MERGEABLE and DONTDUMP are noted, and nothing comes of them.
 
     Errors: EINVAL (unknown advice, or not for this kind of mapping), ENOMEM for a hole (the rest is advised), EACCES
     and EFAULT of single advices.
@@ -98,9 +100,10 @@ def _madvise_vma(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int, advice: i
         _madvise_willneed(k, vma, start, end)
     elif advice == MADV_REMOVE:
         _madvise_remove(k, vma, start, end)
+    elif advice == MADV_FREE:
+        madvise_free(k, vma, start, end)
     elif advice in {MADV_COLD, MADV_PAGEOUT}:
-        if vma.flags & VM_LOCKED:
-            raise OSError(errno.EINVAL, f"the memory at {start:#x} is locked")
+        madvise_cold_or_pageout(k, vma, start, end, pageout=advice == MADV_PAGEOUT)
     else:
         _madvise_behavior(k, mm, vma, start, end, advice)
 
@@ -123,6 +126,8 @@ def _madvise_remove(k: Kernel, vma: VmArea, start: int, end: int) -> None:
 
 
 def _madvise_willneed(k: Kernel, vma: VmArea, start: int, end: int) -> None:
+    if vma.anon_vma is not None:
+        force_swapin_readahead(k, vma, start, end)
     if vma.mapping is None:
         return
     first = vma.linear_pgoff(start)

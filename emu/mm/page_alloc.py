@@ -76,6 +76,7 @@ def _free_page(k: Kernel, pfn: int) -> None:
         k.lru.remove(pfn)
     if flags & PG_ANON:
         mem_map.mapping[pfn] = 0
+        flags &= ~PG_DIRTY
     busy = flags & (PG_LOCKED | PG_WRITEBACK | PG_DIRTY | PG_SWAPCACHE)
     if busy or mem_map.mapping[pfn] or mem_map.mapcount[pfn]:
         raise KernelBug(f"bad page is freed: {mem_map.describe(pfn)}")

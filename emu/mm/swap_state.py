@@ -63,7 +63,11 @@ def try_to_free_swap(k: Kernel, pfn: int) -> bool:
     """Take a page out of the swap cache if no swap PTE needs its slot and it is not being written."""
     if k.mem_map.flags[pfn] & (PG_SWAPCACHE | PG_WRITEBACK) != PG_SWAPCACHE or page_swapcount(k, pfn):
         return False
+    mapped = k.mem_map.mapcount[pfn]
     delete_from_swap_cache(k, pfn)
+    if mapped:
+        # No slot holds what it holds, whatever its PTEs say.
+        k.mem_map.flags[pfn] |= PG_DIRTY
     return True
 
 

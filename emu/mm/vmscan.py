@@ -21,6 +21,7 @@ from emu.mm_types.page import (
     PG_ANON,
     PG_DIRTY,
     PG_LOCKED,
+    PG_LRU,
     PG_MLOCKED,
     PG_REFERENCED,
     PG_WRITEBACK,
@@ -119,6 +120,17 @@ def _shrink_inactive_list(k: Kernel, nr_to_scan: int, *, direct: bool) -> None:
                 k.vmstat.pgsteal_direct += 1
             else:
                 k.vmstat.pgsteal_kswapd += 1
+
+
+def reclaim_page(k: Kernel, pfn: int) -> bool:
+    """Try to free one page of the inactive list now, and wait for its write-out if it needs one (reclaim_pages)."""
+    if _shrink_page(k, pfn):
+        return True
+    if not k.mem_map.flags[pfn] & PG_WRITEBACK:
+        return False
+    while k.mem_map.flags[pfn] & PG_WRITEBACK:
+        k.io.wait_one()
+    return bool(k.mem_map.flags[pfn] & PG_LRU) and _shrink_page(k, pfn)
 
 
 def _shrink_page(k: Kernel, pfn: int) -> bool:
