@@ -10,6 +10,7 @@ do_wp_page(); the page is marked dirty while it is still locked, as since v2.6.3
 
 from emu.errors import OutOfMemory
 from emu.mm.anon_memory import do_anonymous_page, do_swap_page, do_wp_private, install_anon
+from emu.mm.anon_vma import anon_vma_prepare
 from emu.mm.filemap import filemap_fault
 from emu.mm.huge_memory import do_huge_anonymous_page
 from emu.mm.kernel import Kernel
@@ -66,10 +67,14 @@ def _do_absent_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int, *, wri
 
 def do_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int, *, write: bool) -> bool:
     """Map file page `pgoff` at `vaddr` (__do_fault): of a private mapping that is written, a copy."""
+    cow = write and not vma.flags & VM_SHARED
+    if cow:
+        # Before the file is asked, which may end in SIGBUS (do_cow_fault, since v3.15).
+        anon_vma_prepare(k, vma)
     pfn, major = filemap_fault(k, vma, pgoff, vaddr)
     if k.preempt is not None:
         k.preempt("fault:page_locked")
-    if write and not vma.flags & VM_SHARED:
+    if cow:
         do_cow_fault(k, mm, vma, vaddr, pfn, pte)
         return major
     mapping = vma.mapping
