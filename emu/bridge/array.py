@@ -15,7 +15,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from emu.bridge.functions import call_function, call_ufunc
 from emu.bridge.ghost import Array
-from emu.bridge.locate import is_advanced, locate
+from emu.bridge.locate import is_advanced, locate, place_of_one
 from emu.bridge.methods import ArrayMethods
 from emu.bridge.operand import on_host
 from emu.bridge.window import Window
@@ -145,8 +145,11 @@ class MappedArray(ArrayMethods, NDArrayOperatorsMixin):
 
     def __getitem__(self, key: Any) -> Any:
         """Return a view for integers, slices and fields; for a single element or an advanced index what is loaded."""
-        key = _key_on_host(key)
         ghost = self.window.ghost
+        distance = place_of_one(ghost, key)
+        if distance is not None:
+            return self.window.load_one(distance)
+        key = _key_on_host(key)
         if _is_field(key):
             return self.like(ghost[key])
         if is_advanced(key):
@@ -165,9 +168,13 @@ class MappedArray(ArrayMethods, NDArrayOperatorsMixin):
     def __setitem__(self, key: Any, value: Any) -> None:
         """Store, converted and broadcast as numpy does. The value is loaded first: the two may overlap."""
         self.window.check_writable()
-        key = _key_on_host(key)
         content = on_host(value)
         ghost = self.window.ghost
+        distance = place_of_one(ghost, key)
+        if distance is not None:
+            self.window.store_one(distance, content)
+            return
+        key = _key_on_host(key)
         if _is_field(key):
             self.like(ghost[key]).window.store(content)
         elif is_advanced(key):

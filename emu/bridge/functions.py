@@ -111,22 +111,23 @@ def _take_out(
         given = given[0]
     if isinstance(given, Operand):
         return args, {key: value for key, value in kwargs.items() if key != "out"}, given
-    place = _place_of_out(func)
-    if place is not None and place < len(args) and isinstance(args[place], Operand):
-        if place != len(args) - 1:
-            raise TypeError(f"{func.__name__}: give out= by name")
-        return args[:place], kwargs, args[place]
+    names = _names_by_place(func)
+    place = names.index("out") if "out" in names else len(args)
+    if place < len(args) and isinstance(args[place], Operand):
+        behind = dict(zip(names[place + 1 :], args[place + 1 :], strict=False))
+        return args[:place], behind | kwargs, args[place]
     return args, kwargs, None
 
 
 @cache
-def _place_of_out(func: Callable[..., Any]) -> int | None:
-    """Return the place of a function's parameter `out`, or None if it has none or does not tell."""
+def _names_by_place(func: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of a function's parameters that may be given by place; none if it does not tell."""
     try:
-        names = list(inspect.signature(func).parameters)
+        parameters = inspect.signature(func).parameters.values()
     except (TypeError, ValueError):
-        return None
-    return names.index("out") if "out" in names else None
+        return ()
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(one.name for one in parameters if one.kind in by_place)
 
 
 # -- functions that change their first argument, or may copy -------------------------------------------------

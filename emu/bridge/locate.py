@@ -24,6 +24,23 @@ def _makes_view(one: object) -> bool:
     return hasattr(one, "__index__") and not isinstance(one, (np.ndarray, np.bool_))
 
 
+def place_of_one(ghost: Array, key: object) -> int | None:
+    """Return the distance of the element that plain integers within bounds mean; None for any other index.
+
+    The usual index of a program's inner loop; numpy's own way through a view costs some microseconds more.
+    """
+    keys = key if type(key) is tuple else (key,)
+    if len(keys) != ghost.ndim:
+        return None
+    distance = 0
+    for one, length, stride in zip(keys, ghost.shape, ghost.strides, strict=True):
+        if not isinstance(one, (int, np.integer)) or isinstance(one, bool) or not -length <= one < length:
+            return None
+        place = int(one)
+        distance += (place + length if place < 0 else place) * stride
+    return distance
+
+
 def locate(ghost: Array, key: Any) -> Offsets:
     """Return the distances in bytes from the ghost's first element, in the shape of the index's result.
 

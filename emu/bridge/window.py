@@ -19,14 +19,16 @@ class Window:
     on, `writable` whether stores are allowed from here; the mapping may refuse them even so.
     """
 
-    __slots__ = ("_end", "ghost", "mapping", "origin", "writable")
+    __slots__ = ("_end", "_offset", "ghost", "mapping", "origin", "writable")
 
     def __init__(self, mapping: Mapping, origin: int, ghost: Array, *, writable: bool) -> None:
         self.mapping = mapping
         self.origin = origin
         self.ghost = ghost
         self.writable = writable
+        # Looked up once they are needed: most windows are only steps on the way to another.
         self._end: int | None = None
+        self._offset: int | None = None
 
     @classmethod
     def over(cls, mapping: Mapping) -> Self:
@@ -43,7 +45,9 @@ class Window:
     @property
     def offset(self) -> int:
         """Bytes from the mapping's start to the first element."""
-        return address_of(self.ghost) - self.origin
+        if self._offset is None:
+            self._offset = address_of(self.ghost) - self.origin
+        return self._offset
 
     @property
     def vaddr(self) -> int:
@@ -68,12 +72,23 @@ class Window:
         """Load all elements: a new array in host memory."""
         return load_layout(self.owner(), self.vaddr, self.ghost)
 
-    def load_one(self) -> Any:
-        """Load a window of one element; returns numpy's scalar. A structure comes read-only: it is a copy."""
+    def load_one(self, distance: int = 0) -> Any:
+        """Load the element `distance` bytes from the first; returns numpy's scalar, a structure's read-only: a copy."""
         dtype = self.ghost.dtype
         if not dtype.itemsize:
             return np.empty((), dtype)[()]
-        return np.frombuffer(self.owner().load(self.vaddr, dtype.itemsize), dtype, 1)[0]
+        data = self.owner().load(self.mapping.vaddr + self.offset + distance, dtype.itemsize)
+        return np.frombuffer(data, dtype, 1)[0]
+
+    def store_one(self, distance: int, value: Any) -> None:
+        """Store the element `distance` bytes from the first, converted as numpy does."""
+        self.check_writable()
+        converted = np.empty(1, self.ghost.dtype)
+        converted[0] = value
+        if _has_gaps(self.ghost.dtype):
+            self._store_places(np.array([distance]), converted)
+        elif converted.itemsize:
+            self.owner().store(self.mapping.vaddr + self.offset + distance, converted.view(np.uint8).data)
 
     def store(self, content: Any) -> None:
         """Store into all elements, broadcast and converted as numpy does in `a[...] = content`."""

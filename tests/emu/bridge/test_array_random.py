@@ -210,7 +210,7 @@ class Twins(RuleBasedStateMachine):
 
 
 Twins.TestCase.settings = settings(
-    max_examples=30, stateful_step_count=25, deadline=None, derandomize=True,
+    max_examples=20, stateful_step_count=25, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )  # fmt: skip
 TestTwins = Twins.TestCase
