@@ -63,9 +63,10 @@ class MappedArray(ArrayMethods, NDArrayOperatorsMixin):
         if kind.hasobject:
             raise ValueError("cannot create an array of Python objects over a mapping")
         everything = Window.over(mapping)
+        # numpy takes a negative offset, and would read what lies before the buffer.
+        if not 0 <= offset <= len(mapping):
+            raise ValueError(f"offset {offset} lies outside the mapping of {len(mapping)} bytes")
         if shape is None:
-            if not 0 <= offset <= len(mapping):
-                raise ValueError(f"offset {offset} lies outside the mapping of {len(mapping)} bytes")
             if not kind.itemsize:
                 raise ValueError(f"{kind!r} has no bytes: give a shape")
             shape = (len(mapping) - offset) // kind.itemsize

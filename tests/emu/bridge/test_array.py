@@ -150,7 +150,7 @@ def test_on_the_real_kernel(path: Path) -> None:
 
 def test_bounds_are_numpys(mapping: Mapping) -> None:
     plain = np.zeros(NR_PAGES * PAGE, np.uint8)
-    for arguments in (("<f8", 99999), ("<f8", 4, NR_PAGES * PAGE), ("<f8", (4, 4), 0, (PAGE * 4, 8)), ("<f8", 4, -8)):
+    for arguments in (("<f8", 99999), ("<f8", (4, 4), 0, (PAGE * 4, 8)), ("<f8", 9, NR_PAGES * PAGE - 9)):
         kind, shape, *rest = arguments
         with pytest.raises((ValueError, TypeError)) as real:
             np.ndarray(shape, kind, plain.data, *rest)
@@ -172,6 +172,8 @@ def test_no_python_objects(mapping: Mapping) -> None:
         MappedArray(mapping).view(object)
     with pytest.raises(ValueError, match="offset"):
         MappedArray(mapping, offset=-1)
+    with pytest.raises(ValueError, match="offset"):
+        MappedArray(mapping, "<f8", 4, NR_PAGES * PAGE + 8)
     with pytest.raises(ValueError, match="give a shape"):
         MappedArray(mapping, "S0")
 
