@@ -12,7 +12,7 @@ import errno
 from emu.hw.swapops import is_swap_pte, pte_to_swp_entry
 from emu.mm.kernel import Kernel
 from emu.mm.page_io import swapin_readahead
-from emu.mm.swap_state import lookup_swap_cache, swap_free_and_cache, try_to_free_swap
+from emu.mm.swap_state import free_swap_and_cache, lookup_swap_cache, try_to_free_swap
 from emu.mm.vmscan import reclaim_page
 from emu.mm_types.page import (
     INACTIVE,
@@ -38,7 +38,7 @@ def madvise_free(k: Kernel, vma: VmArea, start: int, end: int) -> None:
         if is_swap_pte(fmt, pte):
             set_pte(mm, vma, vaddr, pte, 0)
             mm.swap_ents -= 1
-            swap_free_and_cache(k, pte_to_swp_entry(fmt, pte))
+            free_swap_and_cache(k, pte_to_swp_entry(fmt, pte))
         elif k.mem_map.flags[fmt.pte_pfn(pte)] & PG_ANON and _may_be_dropped(k, fmt.pte_pfn(pte)):
             set_pte(mm, vma, vaddr, pte, fmt.pte_mkold(fmt.pte_mkclean(pte)))
             k.flush_tlb_page(mm, vaddr)

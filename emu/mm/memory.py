@@ -11,7 +11,7 @@ import numpy.typing as npt
 from emu.hw.swapops import pte_to_swp_entry, swap_ptes
 from emu.mm.kernel import Kernel
 from emu.mm.mapcount import page_dup_rmap, zap_rmap_many
-from emu.mm.swap_state import swap_free_and_cache
+from emu.mm.swap_state import free_swap_and_cache
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_ANON
@@ -93,7 +93,7 @@ def _free_swap_entries(k: Kernel, mm: Mm, ptes: U64Array) -> None:
     if len(ptes):
         swapped = ptes[swap_ptes(k.fmt, ptes)]
         for pte in swapped.tolist():
-            swap_free_and_cache(k, pte_to_swp_entry(k.fmt, pte))
+            free_swap_and_cache(k, pte_to_swp_entry(k.fmt, pte))
         mm.swap_ents -= len(swapped)
 
 

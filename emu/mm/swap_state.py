@@ -91,9 +91,11 @@ def reuse_swap_page(k: Kernel, pfn: int) -> bool:
     return True
 
 
-def swap_free_and_cache(k: Kernel, entry: int) -> None:
-    """Count one swap PTE less; its page in the swap cache goes, too, if nobody else wants it (free_swap_and_cache)."""
+def free_swap_and_cache(k: Kernel, entry: int) -> None:
+    """Count one swap PTE less; after the last one its page leaves the swap cache, if nobody maps it or swap is short."""
     if k.swap.swap_free(entry) == 1:
         pfn = lookup_swap_cache(k, entry)
-        if pfn:
+        if pfn and k.swap.vm_swap_full() and not k.mem_map.flags[pfn] & PG_LOCKED:
+            try_to_free_swap(k, pfn)
+        elif pfn:
             free_swap_cache(k, pfn)

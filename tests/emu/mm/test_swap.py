@@ -172,6 +172,26 @@ def test_dontneed_munmap_and_exit_free_slots_and_remapped_memory_is_zero() -> No
     machine.shutdown()
 
 
+@pytest.mark.parametrize(("nr_slots", "left"), [(4, 2), (64, 4)])
+def test_the_last_swap_pte_frees_slots_of_mapped_pages_until_swap_is_half_full(nr_slots: int, left: int) -> None:
+    """v2.6.29 mm/swapfile.c: free_swap_and_cache()."""
+    machine = small(swap=(nr_slots + 1) * PAGE, page_cluster=0)
+    parent = machine.spawn()
+    mapping = written(parent, 4)
+    child = parent.fork()
+    push_out(machine)
+    for page in range(4):
+        parent.load(mapping.vaddr + page * PAGE, 1)
+    area = machine.kernel.swap.areas[0]
+    assert area.inuse_pages == 4
+    child.munmap(mapping.vaddr, 4 * PAGE)
+    assert area.inuse_pages == left
+    check(machine)
+    push_out(machine)
+    assert parent.load(mapping.vaddr + 3 * PAGE, 8) == stamp(3)
+    machine.shutdown()
+
+
 def test_mremap_moves_swapped_pages_and_reclaim_finds_them_there() -> None:
     machine = small()
     process = machine.spawn()
