@@ -28,7 +28,7 @@ class PageState(IntEnum):
     CLEAN = 1
     DIRTY = 2
     WRITEBACK = 3
-    UNNOTICED = 4  # the PTE is dirty and writable, the page clean: a store that no writeback will find
+    UNNOTICED = 4  # the PTE is dirty and writable, the page clean: no writeback finds what is stored now
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from emu.mm_types.events import EventKind
-from emu.report.style import BLUE, GREEN, GREY, LIGHT, ORANGE, PURPLE, VERMILLION, legend, picture, say
+from emu.report.style import BLACK, BLUE, GREEN, GREY, LIGHT, ORANGE, PURPLE, VERMILLION, legend, picture, say
 
 Series = Sequence[Mapping[str, float]]
 Events = npt.NDArray[Any]
@@ -63,7 +63,7 @@ def draw_machine_dirty(record: MachineRecord) -> Figure:
     if limit.max() <= 20 * max(float((dirty + writeback).max()), 1.0):
         axes.plot(at, limit, color=VERMILLION, label="limit", drawstyle="steps-post")
         background = _column(series, "nr_dirty_background_threshold")
-        axes.plot(at, background, color=GREY, linestyle=":", label="background", drawstyle="steps-post")
+        axes.plot(at, background, color=BLACK, linestyle=":", label="background", drawstyle="steps-post")
     else:
         axes.annotate(f"limit {limit.max():,.0f} pages, far above", (1.0, 1.03), xycoords="axes fraction", ha="right")
     axes.set_xlim(0, record.span_s)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from emu.lab.observe import Rates, Sample
-from emu.report.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, legend, picture, say
+from emu.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILLION, legend, picture, say
 from emu.units import MIB
 from fsbackend.throttle import pos_ratio_polynom
 
@@ -77,8 +77,8 @@ def draw_dirty(samples: Sequence[Sample]) -> Figure:
         background = column(samples, "background") / np.maximum(column(samples, "limit"), 1) * limit
         axes.plot(at, limit, color=VERMILLION, label="limit", drawstyle="steps-post")
         setpoint = column(samples, "setpoint") / MIB
-        axes.plot(at, setpoint, color=GREY, linestyle="--", label="setpoint", drawstyle="steps-post")
-        axes.plot(at, background, color=GREY, linestyle=":", label="background", drawstyle="steps-post")
+        axes.plot(at, setpoint, color=BLACK, linestyle="--", linewidth=1.2, label="setpoint", drawstyle="steps-post")
+        axes.plot(at, background, color=BLACK, linestyle=":", label="background", drawstyle="steps-post")
     else:
         axes.annotate(f"limit {limit.max():,.0f} MiB, far above", (1.0, 1.03), xycoords="axes fraction", ha="right")
     axes.set_ylim(0, None)

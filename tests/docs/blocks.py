@@ -19,6 +19,12 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 SMALLER = {
     "--pages 65536": "--pages 512",
     "count=8000": "count=1500",
+    "store.write bandwidth=60M": "store.write bandwidth=200M",
+    "--accesses 20000": "--accesses 3000",
+    "run window --rmap none --mlocked": "run window --rmap none --mlocked --accesses 2000",
+    "run shuffle --pages 16384": "run shuffle --pages 1024",
+    "run late_store --rmap none": "run late_store --rmap none --pages 256",
+    "run disk_writeback --out": "run disk_writeback --filesystems xfs --limits 8M --megabytes 16 --out",
     "--rmap all": "--rmap scan --rmap shadow",
     "compare --all": "compare --all --max-pages 1024 --rmap dirty_index --verify-pages 0",
     "fremap dos": "fremap dos --max-pages 1024 --rmap scan",
