@@ -18,7 +18,7 @@ from emu.lab.memtrace.container import Trace, TraceWriter
 from emu.lab.memtrace.opening import find_trace, open_trace
 from emu.lab.memtrace.words import Call, File, Kind, Label, Op, U64Array, pack
 from emu.lab.progress import NoProgress
-from emu.lab.replay.expand import expand
+from emu.lab.replay.expand import expand, values_of
 from emu.lab.replay.faithful import replay
 from emu.lab.replay.player import Player
 from emu.lab.replay.result import Replay, StrategyRow
@@ -106,9 +106,12 @@ _accesses = st.lists(
 @given(_accesses)
 def test_accesses_become_what_the_mmu_takes(accesses: list[Access]) -> None:
     words = words_of(accesses)
-    batch = expand(np.array([access[0] for access in accesses], np.uint64), words, PAGE, 5)
+    batch = expand(np.array([access[0] for access in accesses], np.uint64), words, 12, 5)
     expected = [piece for access in accesses for piece in naive_expand(*access)]
     assert list(zip(batch.vaddrs.tolist(), batch.kinds.tolist(), strict=True)) == expected
+    touched = {place >> 12 for vaddr, nbytes, _ in accesses for place in (vaddr, vaddr + max(nbytes, 1) - 1)}
+    assert batch.pages.tolist() == sorted(touched)
+    assert batch.values.tolist() == values_of(5, len(expected)).tolist()
     assert len(set(batch.values.tolist())) == len(expected), "each store has a value of its own"
 
 

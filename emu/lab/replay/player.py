@@ -23,7 +23,7 @@ from emu.lab.replay.expand import Batch, expand, values_of
 from emu.lab.replay.files import MappedFiles
 from emu.lab.replay.shadow import Shadow, cut_at_pages, sizes_of_kinds, stores_of
 from emu.lab.replay.space import LOWEST, Relocation, Sort, Space
-from emu.lab.replay.survey import Survey, cut_at_windows, pages_touched
+from emu.lab.replay.survey import Survey, cut_at_windows
 
 if TYPE_CHECKING:
     from emu.machine import Machine
@@ -117,8 +117,8 @@ class Player:
 
     def _accesses(self, words: U64Array) -> None:
         vaddrs = self.relocation.vaddrs(vaddrs_of(words))
-        self._map_on_demand(np.unique(pages_touched(vaddrs, words, self.survey.page_shift)))
-        batch = expand(vaddrs, words, self.page_size, self.nr_pieces)
+        batch = expand(vaddrs, words, self.survey.page_shift, self.nr_pieces)
+        self._map_on_demand(batch.pages)
         self.nr_pieces += len(batch.vaddrs)
         skipped = self._run(batch)
         if self.shadows:

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from emu.lab.memtrace.container import Trace
-from emu.lab.memtrace.words import Call, Kind, Op, U64Array, kinds_of, nbytes_of, vaddrs_of
+from emu.lab.memtrace.words import Call, Op, U64Array, vaddrs_of
+from emu.lab.replay.expand import no_recent_pages, writable_words
+from emu.lab.replay.kernels import touched_pages
 
 WINDOWS = 64
 
@@ -50,26 +52,6 @@ class Survey:
 def window_length(nr_accesses: int) -> int:
     """Return how many accesses make a window of a trace."""
     return max(1, -(-nr_accesses // WINDOWS))
-
-
-def _runs(pages: U64Array) -> U64Array:
-    """Leave out a page that follows itself: code runs on, and data lie together."""
-    if len(pages) < 2:
-        return pages
-    kept: U64Array = pages[np.concatenate([[True], pages[1:] != pages[:-1]])]
-    return kept
-
-
-def pages_touched(vaddrs: U64Array, words: U64Array, page_shift: int) -> U64Array:
-    """Return the pages of accesses in order, with repetitions left out where they follow one another."""
-    shift = np.uint64(page_shift)
-    nbytes = nbytes_of(words)
-    first = vaddrs >> shift
-    last = vaddrs + np.maximum(nbytes, np.uint64(1)) - np.uint64(1) >> shift
-    crossing = np.flatnonzero(first != last)
-    if len(crossing):
-        first = np.insert(first, crossing + 1, last[crossing])
-    return _runs(first)
 
 
 class _Order:
@@ -114,13 +96,14 @@ class _Surveyor:
 
     def accesses(self, words: U64Array) -> None:
         """Take accesses, all of one window."""
-        kinds, vaddrs = kinds_of(words), vaddrs_of(words)
-        self.by_kind += np.bincount(kinds.astype(np.int64), minlength=4)
-        code = kinds == np.uint64(Kind.INSTR)
-        stores = kinds >= np.uint64(Kind.STORE)
-        code_pages = pages_touched(vaddrs[code], words[code], self.shift)
-        data_pages = pages_touched(vaddrs[~code], words[~code], self.shift)
-        written = pages_touched(vaddrs[stores], words[stores], self.shift)
+        words = writable_words(words)
+        code, data, stored = (np.empty(2 * len(words), np.uint64) for _ in range(3))
+        counts = np.zeros(7, np.uint64)
+        vaddrs = writable_words(vaddrs_of(words))
+        touched_pages(words, vaddrs, np.uint64(self.shift), code, data, stored, no_recent_pages(3), counts)
+        self.by_kind += counts[3:].astype(np.int64)
+        nr_code, nr_data, nr_stored = counts[:3].tolist()
+        code_pages, data_pages, written = code[:nr_code], data[:nr_data], stored[:nr_stored]
         self._take(code_pages, data_pages, written)
         self.position += len(words)
 
