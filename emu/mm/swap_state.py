@@ -92,7 +92,7 @@ def reuse_swap_page(k: Kernel, pfn: int) -> bool:
 
 
 def free_swap_and_cache(k: Kernel, entry: int) -> None:
-    """Count one swap PTE less; after the last one its page leaves the swap cache, if nobody maps it or swap is short."""
+    """Count one swap PTE less; after the last its page leaves the swap cache, if nobody maps it or swap is short."""
     if k.swap.swap_free(entry) == 1:
         pfn = lookup_swap_cache(k, entry)
         if pfn and k.swap.vm_swap_full() and not k.mem_map.flags[pfn] & PG_LOCKED:
