@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv with fremap in it, and install libfuse2 and fuse3 where they are missing.
+# Make .venv with fremap in it, and install libfuse2, fuse3 and valgrind where they are missing.
 #
 #   scripts/setup.sh            as often as you like: a second run only looks
 #   PYTHON=python3.12 scripts/setup.sh
@@ -72,6 +72,16 @@ ensure_fuse() {
     [ -e /dev/fuse ] || say "no /dev/fuse here (modprobe fuse; in a container: --device /dev/fuse --cap-add SYS_ADMIN): nothing can be mounted"
 }
 
+# valgrind records the memory of programs; everything else does without.
+ensure_valgrind() {
+    command -v valgrind >/dev/null && return
+    if ! command -v apt-get >/dev/null || ! may_be_root; then
+        say "no valgrind here: fremap record -- COMMAND needs it (Debian and Ubuntu: apt-get install valgrind)"
+    elif ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends valgrind >&2; then
+        say "could not install valgrind; fremap record -- COMMAND does not work without it"
+    fi
+}
+
 # -- the Python environment ----------------------------------------------------------------------------------
 
 ensure_venv() {
@@ -98,6 +108,7 @@ ensure_package() {
 }
 
 ensure_fuse
+ensure_valgrind
 ensure_venv
 ensure_package
 say "ready: .venv/bin/fremap --help"

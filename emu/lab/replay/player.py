@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _KEPT_FLAGS = (
     host_mmap.MAP_SHARED | host_mmap.MAP_PRIVATE | host_mmap.MAP_ANONYMOUS | getattr(host_mmap, "MAP_POPULATE", 0x8000)
 )
-_MAP_FIXED = 0x10
+_MAP_FIXED, _MAP_NORESERVE = 0x10, 0x4000
 _MREMAP_MAYMOVE_FIXED = 3
 _READ_WRITE_EXEC = 7
 _SIGNALS_MAX = 10_000
@@ -162,7 +162,7 @@ class Player:
 
     def map_missing(self, start: int, end: int, prot: int) -> None:
         """Map what no call of the trace maps."""
-        flags = host_mmap.MAP_PRIVATE | host_mmap.MAP_ANONYMOUS | _MAP_FIXED
+        flags = host_mmap.MAP_PRIVATE | host_mmap.MAP_ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE
         self.process.sys_mmap(start, end - start, prot, flags, -1, 0)
         self.place(start, end, Sort.ON_DEMAND)
 
@@ -247,7 +247,8 @@ class Player:
 
     def map(self, call: Call, vaddr: int) -> None:
         """Map memory or a file where the program had it."""
-        flags = call.flags & _KEPT_FLAGS | _MAP_FIXED
+        # The program's own kernel had room for it; the machine needs room for what is touched only.
+        flags = call.flags & _KEPT_FLAGS | _MAP_FIXED | _MAP_NORESERVE
         end = vaddr + self.whole_pages(call.nbytes)
         if end <= LOWEST:
             return
