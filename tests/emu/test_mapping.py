@@ -297,7 +297,7 @@ def test_without_access_the_protection_decides(prot: int, writable: bool) -> Non
 
 
 def test_find_crosses_the_pieces_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emu.mapping._SEARCH_NBYTES", 7)
+    monkeypatch.setattr("emu.mapping_bytes._SEARCH_NBYTES", 7)
     text = bytes(range(100)) + bytes(range(100))
     process = ByteProcess(text)
     mapping = Mapping(process, process.vaddr, len(text))
