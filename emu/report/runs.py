@@ -1,6 +1,7 @@
 """Runs read back from their directories, and the numbers that a report shows of each."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from emu.lab.lab import EVENTS
 from emu.lab.observe import Sample
 from emu.lab.record import SAMPLES, read_samples
 from emu.lab.rundir import MANIFEST_VERSION
+from emu.lab.tracefs import KERNEL_TRACE
 from emu.lab.vmstat_series import VMSTAT, read_vmstat_series
+from emu.report.trace.from_kernel import read_kernel_events
 from emu.lab.window_map import Look, read_looks
 from emu.mm_types.events import EVENT_DTYPE
 
@@ -122,6 +125,9 @@ def totals(run: Run) -> dict[str, float]:
             found[f"requests: {kind}"] = figures["count"]
             found[f"latency_us: {kind}, median"] = figures["p50_us"]
             found[f"latency_us: {kind}, 99 % within"] = figures["p99_us"]
+    if (run.path / KERNEL_TRACE).is_file():
+        seen = Counter(event.name for event in read_kernel_events(run.path / KERNEL_TRACE))
+        found |= {f"kernel: {name}": float(count) for name, count in seen.most_common()}
     for group in ("outcome", "vmstat", "rmap"):
         for name, value in run.counters.get(group, {}).items():
             # Counters that never moved say nothing, and there are dozens.

@@ -16,6 +16,7 @@ from emu.lab import tracefs as tracefs_room
 from emu.lab.errors import LabError
 from emu.lab.record import read_samples
 from emu.lab.tracefs import KERNEL_TRACE, KernelTrace, hidden_mount, tracefs
+from emu.report.runs import load_run, totals
 from emu.report.trace.from_kernel import read_kernel_events
 from fsbackend.mount import TemporaryMount, control_path, temporary_mount
 
@@ -72,6 +73,9 @@ def test_the_kernels_events_lie_among_the_samples(
     assert frame.run(["trace", str(out), "--ftrace"]) == 0
     assert "(FUSE_WRITE)" in (out / "trace.txt").read_text()
     assert "|dirty|" in (out / "trace.txt").read_text()
+    assert frame.run(["report", str(out)]) == 0
+    assert "kernel: fuse_request_send" in (out / "index.html").read_text()
+    assert totals(load_run(out))["kernel: fuse_request_send"] >= NR_WRITES
 
 
 @pytest.mark.fuse
