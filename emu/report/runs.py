@@ -17,9 +17,9 @@ from emu.lab.record import SAMPLES, read_samples
 from emu.lab.rundir import MANIFEST_VERSION
 from emu.lab.tracefs import KERNEL_TRACE
 from emu.lab.vmstat_series import VMSTAT, read_vmstat_series
-from emu.report.trace.from_kernel import read_kernel_events
 from emu.lab.window_map import Look, read_looks
 from emu.mm_types.events import EVENT_DTYPE
+from emu.report.trace.from_kernel import read_kernel_events
 
 
 @dataclass(frozen=True, slots=True)
