@@ -136,6 +136,19 @@ class World:
             os.close(os.open(path + b"/inside", os.O_CREAT | os.O_WRONLY, 0o644))
 
 
+def contents(world: World, name: str) -> None:
+    """Note a file's size and bytes, as runs."""
+    with open(world.path(name), "rb") as file:
+        data = file.read()
+    runs: list[tuple[int, int]] = []
+    for byte in data:
+        if runs and runs[-1][0] == byte:
+            runs[-1] = byte, runs[-1][1] + 1
+        else:
+            runs.append((byte, 1))
+    world.note(name, (os.stat(world.path(name)).st_size, runs[:50]))
+
+
 KINDS = ("file", "dir", "full", "fifo", "sock", "link", "dangling")
 
 Script = Callable[[World], None]
