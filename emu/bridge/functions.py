@@ -34,7 +34,9 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: di
         return call(*loaded, **options)
     outs = outs if isinstance(outs, tuple) else (outs,)
     where = options.get("where", True)
-    host_outs = tuple(_scratch_for(out, where) for out in outs)
+    # What is input and output is computed in its copy, as in-place operators do.
+    known = {id(value): copy for value, copy in zip(inputs, loaded, strict=True) if isinstance(value, Operand)}
+    host_outs = tuple(_scratch_for(out, where, known.get(id(out))) for out in outs)
     results = call(*loaded, out=host_outs if len(host_outs) > 1 or method == "__call__" else host_outs[0], **options)
     for out, scratch in zip(outs, host_outs, strict=True):
         if isinstance(out, Operand):
@@ -46,11 +48,13 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: di
     return shown if len(shown) > 1 else shown[0]
 
 
-def _scratch_for(out: Any, where: Any) -> Any:
+def _scratch_for(out: Any, where: Any, copy: Array | None) -> Any:
     """Return a host array for an output to be computed in: nothing is loaded that will not be kept."""
     if not isinstance(out, Operand):
         return out
     out.window.check_writable()
+    if copy is not None:
+        return copy
     return np.empty(out.window.ghost.shape, out.window.ghost.dtype) if where is True else out.window.load()
 
 

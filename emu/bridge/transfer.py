@@ -20,11 +20,14 @@ Offsets = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
 
-_BATCH_WORDS = 1 << 19
-"""Accesses in a batch: bounds what the host needs for addresses and values."""
+_BATCH_WORDS = 1 << 16
+"""Accesses in a batch: addresses and values stay in the host's cache."""
 
 _RANGE_NBYTES = 4096
 """Runs of so many bytes are worth a call each; shorter ones are gathered into batches."""
+
+_LOAD_NBYTES = 1 << 16
+"""How much a call loads at most: larger buffers would be new memory of the host each time, faults and all."""
 
 
 class BatchOwner(MappingOwner, Protocol):
@@ -131,8 +134,8 @@ def load_layout(owner: BatchOwner, vaddr: int, ghost: Array) -> Array:
     items = _load_runs(owner, start, turned)
     straight: Array = items.view(ghost.dtype).reshape(turned.shape).transpose(np.argsort(axes))[flips]
     if once.shape != ghost.shape:
-        straight = np.broadcast_to(straight, ghost.shape)
-    return np.array(straight, order="C")
+        return np.array(np.broadcast_to(straight, ghost.shape), order="C")
+    return np.ascontiguousarray(straight).reshape(ghost.shape)
 
 
 def _distance(ghost: Array, origin: Array) -> int:
@@ -144,12 +147,17 @@ def _load_runs(owner: BatchOwner, vaddr: int, turned: Array) -> Bytes:
     outer = turned.ndim - axes
     if turned.size == 0 or turned.itemsize == 0:
         return np.empty(turned.nbytes, np.uint8)
-    if outer == 0:
-        return np.frombuffer(owner.load(vaddr, nbytes), np.uint8)
     offsets = run_offsets(turned.shape[:outer], turned.strides[:outer])
-    if nbytes < _RANGE_NBYTES:
+    if outer and nbytes < _RANGE_NBYTES:
         return gather(owner, vaddr, offsets, nbytes).reshape(-1)
-    return np.frombuffer(b"".join(owner.load(vaddr + at, nbytes) for at in offsets.tolist()), np.uint8)
+    items = np.empty(turned.nbytes, np.uint8)
+    done = 0
+    for at in offsets.tolist():
+        for first in range(0, nbytes, _LOAD_NBYTES):
+            count = min(_LOAD_NBYTES, nbytes - first)
+            items[done : done + count] = np.frombuffer(owner.load(vaddr + at + first, count), np.uint8)
+            done += count
+    return items
 
 
 def store_layout(owner: BatchOwner, vaddr: int, ghost: Array, content: Array) -> None:

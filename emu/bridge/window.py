@@ -93,7 +93,11 @@ class Window:
     def store(self, content: Any) -> None:
         """Store into all elements, broadcast and converted as numpy does in `a[...] = content`."""
         self.check_writable()
-        converted = np.empty(self.ghost.shape, self.ghost.dtype)
+        ghost = self.ghost
+        if isinstance(content, np.ndarray) and content.shape == ghost.shape and content.dtype == ghost.dtype:
+            self._store(content)
+            return
+        converted = np.empty(ghost.shape, ghost.dtype)
         converted[...] = content
         self._store(converted)
 
