@@ -54,15 +54,18 @@ def disk(make_mount: MakeMount) -> TemporaryMount:
     return make_mount("disk")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[str]:
-    """Return a directory on an ext4 filesystem of 16 MiB of its own."""
+@pytest.fixture(params=["ext4", "tmpfs"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Return a directory on a filesystem of 16 MiB of its own."""
     image, folder = tmp_path / "image", tmp_path / "small"
-    with image.open("wb") as file:
-        file.truncate(16 << 20)
     folder.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    if request.param == "ext4":
+        with image.open("wb") as file:
+            file.truncate(16 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    else:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=True)
     store = folder / "store"
     store.mkdir()
     try:

@@ -260,6 +260,39 @@ def test_a_full_store_refuses_before_it_loses(small_disk: str, make_mount: MakeM
     mounted.umount()
 
 
+@pytest.mark.disk
+@pytest.mark.parametrize(
+    "shape", ["sparse", *(pytest.param(name, marks=pytest.mark.slow) for name in ("many files", "holes", "direct"))]
+)
+def test_nothing_accepted_is_lost_on_a_full_store(small_disk: str, make_mount: MakeMount, shape: str) -> None:
+    """However the room is used up, some write is refused, and what was accepted before is durable after a sync."""
+    mounted = make_mount("disk", store_dir=small_disk, params=LAZY, direct=shape == "direct")
+    accepted: list[tuple[str, int]] = []
+    refused = 0
+    if shape == "holes":
+        (mounted.path / "file").touch()
+        os.truncate(mounted.path / "file", 1 << 30)
+    for number in range(8000):
+        name, offset = (f"file-{number}", 0) if shape == "many files" else ("file", number * 7919 % 65536 << 14)
+        try:
+            fd = os.open(mounted.path / name, os.O_CREAT | os.O_WRONLY)
+            try:
+                os.pwrite(fd, number.to_bytes(8, "little") * 512, offset)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            refused = error.errno or 0
+            break
+        accepted.append((name, offset))
+    assert refused == errno.ENOSPC
+    assert len(accepted) > 1000
+    mounted.umount()
+    for number, (name, offset) in enumerate(accepted):
+        with (mounted.store / name).open("rb") as file:
+            file.seek(offset)
+            assert file.read(4096) == number.to_bytes(8, "little") * 512, f"{name} at {offset}"
+
+
 @pytest.mark.parametrize("caps", ["disk", "ramfs", "disk,stable_writes"])
 def test_whole_blocks_are_kept_without_a_copy_and_stay_what_they_were(make_mount: MakeMount, caps: str) -> None:
     """Big aligned writes hand their memory over: later requests must not be read into it."""
