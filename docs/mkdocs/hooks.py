@@ -4,7 +4,7 @@ import os
 import re
 
 # Before the command is imported: how wide its help is drawn.
-os.environ |= {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
+os.environ |= {"COLUMNS": "82", "TERMINAL_WIDTH": "82", "NO_COLOR": "1", "TERM": "dumb"}
 
 import click
 import typer
