@@ -67,16 +67,11 @@ def _do_absent_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int, *, wri
 
 def do_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int, *, write: bool) -> bool:
     """Map file page `pgoff` at `vaddr` (__do_fault): of a private mapping that is written, a copy."""
-    cow = write and not vma.flags & VM_SHARED
-    if cow:
-        # Before the file is asked, which may end in SIGBUS (do_cow_fault, since v3.15).
-        anon_vma_prepare(k, vma)
+    if write and not vma.flags & VM_SHARED:
+        return _do_private_fault(k, mm, vma, vaddr, pgoff, pte)
     pfn, major = filemap_fault(k, vma, pgoff, vaddr)
     if k.preempt is not None:
         k.preempt("fault:page_locked")
-    if cow:
-        do_cow_fault(k, mm, vma, vaddr, pfn, pte)
-        return major
     mapping = vma.mapping
     assert mapping is not None
     if write:
@@ -99,6 +94,16 @@ def do_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int, *
         k.preempt("fault:installed")
     if write:
         balance_dirty_pages_ratelimited(k, mapping)
+    return major
+
+
+def _do_private_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int) -> bool:
+    """Map a copy of file page `pgoff` for a store; the anon_vma comes before the file is asked (v3.15 do_cow_fault)."""
+    anon_vma_prepare(k, vma)
+    pfn, major = filemap_fault(k, vma, pgoff, vaddr)
+    if k.preempt is not None:
+        k.preempt("fault:page_locked")
+    do_cow_fault(k, mm, vma, vaddr, pfn, pte)
     return major
 
 

@@ -83,12 +83,12 @@ def do_munlockall(k: Kernel, mm: Mm) -> None:
 
 
 def _apply_to_all(k: Kernel, mm: Mm, *, lock: bool) -> None:
+    """Lock or unlock every VMA; those that change merge with their neighbours, others do not (mlock_fixup)."""
     for vma in list(mm.vmas):
+        # What was merged away on the way is as it shall be already.
         if bool(vma.flags & VM_LOCKED) != lock:
             vma.flags ^= VM_LOCKED
             mm.locked_vm += vma.nr_pages if lock else -vma.nr_pages
             if not lock:
                 munlock_vma_pages(k, vma)
-    following = mm.vmas.find(0)
-    while following is not None:
-        following = mm.vmas.find(merge_around(k, mm, following).end)
+            merge_around(k, mm, vma)

@@ -7,22 +7,25 @@ Source: Linux v2.6.20 mm/mprotect.c: sys_mprotect(), mprotect_fixup(), change_pt
 the mapping's alone and dirty becomes writable at once, too, v6.1 mm/mprotect.c: can_change_pte_writable().
 """
 
+import contextlib
 import errno
 
 import numpy as np
 
+from emu.errors import BusError, OutOfMemory
 from emu.mm.kernel import Kernel
 from emu.mm.memory import flush_tlb_vaddrs, pte_flags
 from emu.mm.mmap import WORD, align_word, prot_to_flags
 from emu.mm.overcommit import vm_enough_memory, vm_unacct_memory
 from emu.mm.rlimit import may_expand_vm
 from emu.mm.swap_state import page_swapcount
+from emu.mm.syscalls import make_pages_present
 from emu.mm.vma_ops import isolate, merge_around
 from emu.mm.vma_prot import bind_rmap, vma_set_page_prot
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_ANON, PG_SWAPCACHE
 from emu.mm_types.pgtable import set_ptes
-from emu.mm_types.vma import VM_ACCOUNT, VM_EXEC, VM_NORESERVE, VM_READ, VM_SHARED, VM_WRITE, VmArea
+from emu.mm_types.vma import VM_ACCOUNT, VM_EXEC, VM_LOCKED, VM_NORESERVE, VM_READ, VM_SHARED, VM_WRITE, VmArea
 
 _PROT_ALL = 15
 """PROT_READ, WRITE, EXEC, and PROT_SEM, which means nothing on x86."""
@@ -55,8 +58,9 @@ def do_mprotect(k: Kernel, mm: Mm, vaddr: int, nbytes: int, prot: int) -> None:
 
 
 def _mprotect_fixup(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int, newflags: int) -> int:
-    flags = vma.flags & ~(VM_READ | VM_WRITE | VM_EXEC) | newflags
-    if flags == vma.flags:
+    oldflags = vma.flags
+    flags = oldflags & ~(VM_READ | VM_WRITE | VM_EXEC) | newflags
+    if flags == oldflags:
         return end
     charged = _charge(k, mm, vma, (end - start) >> k.page_shift, flags)
     if charged > 0:
@@ -73,6 +77,10 @@ def _mprotect_fixup(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int, newfla
     bind_rmap(k, vma)
     change_protection(k, vma)
     merge_around(k, mm, vma)
+    if oldflags & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and newflags & VM_WRITE:
+        # Locked private memory that becomes writable has its copies at once, no major faults later (v6.12).
+        with contextlib.suppress(BusError, OutOfMemory):
+            make_pages_present(k, mm, start, end)
     return end
 
 

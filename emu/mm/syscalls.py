@@ -83,13 +83,14 @@ def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool) -> None:
         if not lock:
             munlock_vma_pages(k, vma)
         merge_around(k, mm, vma)
+    if holes:
+        # What lies before the hole is locked, but not brought in (v2.6.38 mm/mlock.c: sys_mlock()).
+        raise OSError(errno.ENOMEM, f"nothing is mapped at {holes[0]:#x}")
     if lock:
         try:
             make_pages_present(k, mm, start, end, strict=True)
         except (BusError, OutOfMemory) as error:
             raise OSError(errno.EAGAIN if isinstance(error, OutOfMemory) else errno.ENOMEM, str(error)) from None
-    if holes:
-        raise OSError(errno.ENOMEM, f"nothing is mapped at {holes[0]:#x}")
 
 
 def make_pages_present(k: Kernel, mm: Mm, start: int, end: int, *, strict: bool = False) -> None:

@@ -22,19 +22,13 @@ DIFFERENCES = {
         "a private mapping that was written to before a fork merges with one that never was",
         "they stay apart: an anon_vma that came from a parent is not extended",
         "Linux v2.6.20 mm/mmap.c: is_mergeable_anon_vma(); v6.12 mm/vma.c: is_mergeable_anon_vma()",
-        "merge_where_emulated_did(): of the host's, those are merged that the emulated kernel has merged",
+        "merge_where_emulated_did(forked=True): of a child's, those are merged that the emulated kernel has merged",
     ),
     "madvise_later": Difference(
         "MADV_COLLAPSE, the guards (102, 103) and the poison of tests (100, 101) are EINVAL",
         "known since v6.1 and v6.13",
         "Linux v6.13 mm/madvise.c: madvise_behavior_valid()",
         "Differential.madvise(): these are not among the random advices",
-    ),
-    "mlock_hole": Difference(
-        "mlock up to a hole (ENOMEM) brings the pages before it into memory",
-        "it marks them, but brings none in",
-        "Linux v2.6.20 mm/mlock.c: mlock_fixup(); v6.12 mm/mlock.c: do_mlock()",
-        "Differential.mlock(): after ENOMEM every page is loaded on both, so that mincore agrees again",
     ),
     "mremap_many": Difference(
         "mremap moves one mapping: EFAULT for a range of several",
@@ -60,16 +54,20 @@ DIFFERENCES = {
 Vma = tuple[int, int, int, bool, int, str]
 
 
-def merge_where_emulated_did(host: list[Vma], emulated: list[Vma], *, closes: bool = False) -> list[Vma]:
-    """Merge private neighbours of the host that continue each other where the emulated kernel has one (anon_vma).
+def merge_where_emulated_did(
+    host: list[Vma], emulated: list[Vma], *, forked: bool = False, closes: bool = False
+) -> list[Vma]:
+    """Merge neighbours of the host that continue each other, as far as a difference excuses them.
 
-    Shared ones are left as they are, unless their file's driver wants to be told of each close (`closes`, vm_close);
-    a border that only the emulated kernel has stays a difference.
+    Only where the emulated kernel has one mapping, and only private ones of a process that was forked (anon_vma), or
+    those of a file whose driver wants to be told of each close (vm_close). A border that only the emulated kernel
+    has stays a difference.
     """
     borders = {vma[0] for vma in emulated}
     merged: list[Vma] = []
     for vma in host:
-        if merged and (not vma[3] or (closes and vma[5].isdigit())) and vma[0] not in borders:
+        excused = (closes and vma[5].isdigit()) or (forked and not vma[3])
+        if merged and excused and vma[0] not in borders:
             start, end, prot, shared, pgoff, file = merged[-1]
             continues = not file or pgoff + (end - start) // 4096 == vma[4]
             if (end, prot, shared, file) == (vma[0], vma[2], vma[3], vma[5]) and continues:

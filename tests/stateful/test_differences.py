@@ -99,15 +99,6 @@ def release() -> tuple[int, ...]:
     return tuple(int(part) for part in platform.release().split(".")[:2])
 
 
-def test_mlock_hole(host: HostProcess, emulated: Process) -> None:
-    for process, present in ((host, b"\0"), (emulated, b"\1")):
-        process.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
-        with pytest.raises(OSError, match=r".") as caught:
-            process.mlock(BASE, 2 * PAGE)
-        assert caught.value.errno == errno.ENOMEM
-        assert process.mincore(BASE, PAGE) == present
-
-
 def test_mremap_many(host: HostProcess, emulated: Process) -> None:
     for process in (host, emulated):
         process.sys_mmap(BASE, 2 * PAGE, RW, ANON, -1, 0)
@@ -149,16 +140,17 @@ def test_vm_close(host: HostProcess, emulated: Process) -> None:
 def test_the_excuses_excuse_no_more() -> None:
     low, high = (0, PAGE, 3, False, 0, ""), (PAGE, 2 * PAGE, 3, False, 0, "")
     both = (0, 2 * PAGE, 3, False, 0, "")
-    assert merge_where_emulated_did([low, high], [both]) == [both]
-    assert merge_where_emulated_did([low, high], [low, high]) == [low, high]
-    assert merge_where_emulated_did([both], [low, high]) == [both]
+    assert merge_where_emulated_did([low, high], [both]) == [low, high]
+    assert merge_where_emulated_did([low, high], [both], forked=True) == [both]
+    assert merge_where_emulated_did([low, high], [low, high], forked=True) == [low, high]
+    assert merge_where_emulated_did([both], [low, high], forked=True) == [both]
     shared = [(0, PAGE, 3, True, 0, "0"), (PAGE, 2 * PAGE, 3, True, 1, "0")]
-    assert merge_where_emulated_did(shared, [(0, 2 * PAGE, 3, True, 0, "0")]) == shared
+    assert merge_where_emulated_did(shared, [(0, 2 * PAGE, 3, True, 0, "0")], forked=True) == shared
     assert merge_where_emulated_did(shared, [(0, 2 * PAGE, 3, True, 0, "0")], closes=True) == [
         (0, 2 * PAGE, 3, True, 0, "0")
     ]
     apart = [low, (PAGE, 2 * PAGE, 1, False, 0, "")]
-    assert merge_where_emulated_did(apart, [both]) == apart
+    assert merge_where_emulated_did(apart, [both], forked=True) == apart
     page = bytes(100) + b"x" * 3996
     assert within_file(page, 2, 2 * PAGE + 100) == bytes(100)
     assert within_file(page, 1, 2 * PAGE + 100) == page

@@ -196,11 +196,9 @@ class Differential(RuleBasedStateMachine):
     def mlock(self, who: int, place: tuple[str, int], nbytes: int, lock: bool) -> None:
         pair = self.pair(who)
         vaddr = self.vaddr(pair, place)
-        ended = self.twins.both(
+        self.twins.both(
             pair, lambda process, _fds: process.mlock(vaddr, nbytes) if lock else process.munlock(vaddr, nbytes)
         )
-        if lock and ended == ("errno", "ENOMEM"):
-            self.twins.compare(pages=True)
 
     @precondition(lambda _self: MAY_LOCK)
     @rule(who=index, flags=st.sampled_from((1, 2, 3, 0, 8, None, None, None)))
@@ -313,13 +311,16 @@ def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 QUICK = settings(
     derandomize=True,
     database=None,
-    max_examples=60,
+    max_examples=75,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
-    phases=(Phase.generate, Phase.shrink),
+    # Making a failure smaller takes minutes: FREMAP_SHRINK=1 asks for it.
+    phases=(Phase.generate, Phase.shrink) if os.environ.get("FREMAP_SHRINK") else (Phase.generate,),
     print_blob=False,
 )
+LONG_STEPS = int(os.environ.get("FREMAP_DIFFERENTIAL_STEPS", "20000"))
+"""How many steps the slow test makes on each ground."""
 
 
 def run(directory: Path, how: settings) -> int:
@@ -332,10 +333,13 @@ def run(directory: Path, how: settings) -> int:
 
 
 def test_no_difference(directory: Path) -> None:
-    assert run(directory, QUICK) > 2000
+    """More than 10,000 steps on the three grounds together."""
+    assert run(directory, QUICK) > 3400
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(0)
 def test_no_difference_for_long(directory: Path) -> None:
-    assert run(directory, settings(QUICK, max_examples=300, derandomize=False)) > 10000
+    left = LONG_STEPS
+    while left > 0:
+        left -= run(directory, settings(QUICK, max_examples=200, derandomize=False))

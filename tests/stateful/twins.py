@@ -143,7 +143,8 @@ class TwinMachines:
             check(self.machine)
         for pair in self.pairs:
             emulated, host = self.vmas_emulated(pair), self.vmas_host(pair)
-            merged = merge_where_emulated_did(host, emulated, closes=self.on_mount)
+            forked = pair is not self.pairs[0]
+            merged = merge_where_emulated_did(host, emulated, forked=forked, closes=self.on_mount)
             assert emulated == merged, f"emulated\n{told(emulated)}\nhost\n{told(host)}"
             self.compare_residency(pair, host)
             if every:

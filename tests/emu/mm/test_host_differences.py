@@ -120,6 +120,33 @@ def test_a_private_page_that_could_not_be_made_keeps_mappings_apart_all_the_same
     assert len([vma for vma in process.vmas if BASE <= vma.start < BASE + 16 * PAGE]) == 2
 
 
+def test_locked_memory_that_becomes_writable_is_there(process: Any, path: Path) -> None:
+    anonymous(process, 0, 2, prot=0)
+    process.mlockall(1)
+    assert process.mincore(BASE, 2 * PAGE) == b"\0\0"
+    process.mprotect(BASE, PAGE, RW)
+    assert process.mincore(BASE, 2 * PAGE) == b"\1\0"
+    process.sys_mmap(BASE, 12 * PAGE, mmap.PROT_READ, PRIVATE | FIXED | 0x2000, path, 0)
+    process.mprotect(BASE, 12 * PAGE, RW)
+    assert process.load(BASE, 1) == b"A"
+
+
+def test_mlock_up_to_a_hole_brings_nothing_in(process: Any) -> None:
+    vaddr = anonymous(process, 0, 1)
+    assert errno_of(lambda: process.mlock(vaddr, 2 * PAGE)) == "ENOMEM"
+    assert process.mincore(vaddr, PAGE) == b"\0"
+    assert errno_of(lambda: process.madvise(vaddr, PAGE, mmap.MADV_DONTNEED)) == "EINVAL"
+
+
+def test_munlockall_leaves_alone_what_was_not_locked(process: Any) -> None:
+    vaddr = anonymous(process, 0, 2, kind=SHARED)
+    process.mlock(vaddr, PAGE)
+    child = process.fork()
+    child.munlockall()
+    assert len([vma for vma in child.vmas if BASE <= vma.start < BASE + 8 * PAGE]) == 2
+    child.exit()
+
+
 def test_mlock_of_memory_without_access_fails(process: Any) -> None:
     vaddr = anonymous(process, 0, 1, prot=0)
     assert errno_of(lambda: process.mlock(vaddr, PAGE)) == "ENOMEM"
