@@ -14,7 +14,7 @@ from emu.mm.mapcount import page_dup_rmap, zap_rmap_many
 from emu.mm.swap_state import free_swap_and_cache
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
-from emu.mm_types.page import PG_ANON
+from emu.mm_types.page import PG_ANON, PG_LRU, PG_REFERENCED
 from emu.mm_types.pgtable import U64Array, set_ptes
 from emu.mm_types.vma import VM_MAYWRITE, VM_NONLINEAR, VM_SHARED, VmArea
 
@@ -82,6 +82,7 @@ def zap_page_range(k: Kernel, vma: VmArea, start: int, end: int, details: ZapDet
     flush_tlb_vaddrs(k, mm, vaddrs[present])
     # The hardware may have set dirty bits until just before the PTEs were cleared; nothing ran since.
     transfer_dirty_bits(k, ptes)
+    _transfer_young_bits(k, ptes[present], pfns[present])
     zap_rmap_many(k, mm, pfns[present])
     _free_swap_entries(k, mm, ptes[~present])
     k.locks.visits.total += len(vaddrs)
@@ -115,6 +116,13 @@ def transfer_dirty_bits(k: Kernel, ptes: U64Array) -> None:
         mapping = k.mappings.get(k.mem_map.mapping[pfn])
         if mapping is not None and not k.mem_map.flags[pfn] & PG_ANON:
             k.set_page_dirty(k, mapping, pfn)
+
+
+def _transfer_young_bits(k: Kernel, ptes: U64Array, pfns: npt.NDArray[np.int64]) -> None:
+    """Note of file pages that they were accessed, lest reclaim take them for unused (SetPageReferenced)."""
+    young = pfns[(ptes & np.uint64(k.fmt.accessed_mask)) != 0]
+    flags = k.mem_map.flags_array
+    flags[young] |= np.where((flags[young] & (PG_ANON | PG_LRU)) == PG_LRU, np.uint32(PG_REFERENCED), np.uint32(0))
 
 
 def copy_page_range(k: Kernel, child: VmArea, parent: VmArea) -> None:

@@ -10,6 +10,7 @@ from emu.check import check
 from emu.errors import BusError, OutOfMemory
 from emu.mm.page_alloc import lock_page, unlock_page
 from emu.mm.unmap import SwapResult, try_to_unmap
+from emu.mm_types.page import PG_REFERENCED
 from tests.emu.mm.helpers import PAGE, make_file, map_nonlinear, stamp, virtual_machine
 
 NR_PAGES = 256
@@ -62,6 +63,23 @@ def test_pages_in_use_get_a_second_chance(tmp_path: Path) -> None:
         process.load(mapping.vaddr + page * PAGE, 1)
     assert machine.vmstat.pgsteal_direct + machine.vmstat.pgsteal_kswapd > 100
     assert sum(major[1:]) < len(major), "the hot pages are read again and again"
+    check(machine)
+    machine.power_off()
+
+
+def test_pages_accessed_before_they_were_unmapped_get_a_second_chance(tmp_path: Path) -> None:
+    """v2.6.20 mm/memory.c: zap_pte_range(): the accessed bit goes to the page."""
+    path = make_file(tmp_path / "file", 8)
+    machine, _ = virtual_machine(readahead=8)
+    process = machine.spawn()
+    mapping = process.mmap(str(path), 8 * PAGE)
+    process.load(mapping.vaddr + 4 * PAGE, 1)
+    k = machine.kernel
+    cached = next(iter(k.mappings.values()))
+    assert len(list(cached.pages)) == 8
+    process.munmap(mapping.vaddr, 8 * PAGE)
+    page_referenced = {pgoff for pgoff, pfn in cached.pages if k.mem_map.flags[pfn] & PG_REFERENCED}
+    assert page_referenced == {4}
     check(machine)
     machine.power_off()
 
