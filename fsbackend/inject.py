@@ -3,6 +3,7 @@
 A rule is one line of words::
 
     OP[,OP...] [path=GLOB] [nth=N | every=N | p=P] [times=K] ACTION
+    torn | lie | reorder [path=GLOB] ...          the same for the one operation that it is for
 
 OP is a call of a program (``open create read write fsync unlink rename mkdir rmdir setattr lookup ...``), or
 what the mount does to its store (``store.read store.write store.fsync store.truncate``), or ``*``. ACTION is
@@ -57,6 +58,10 @@ CALL_OPS = frozenset(
 )
 
 
+_ONLY_OPS = {"torn": "store.write", "reorder": "store.write", "lie": "store.fsync"}
+"""Actions that mean something for one operation only; a rule may begin with them."""
+
+
 def _bad(line: str, why: str) -> ValueError:
     return ValueError(f"rule {line!r}: {why}")
 
@@ -98,6 +103,9 @@ def parse_rule(line: str) -> Rule:
     words = line.split()
     if not words:
         raise _bad(line, "it is empty; write OP ... ACTION, such as 'store.write nth=3 error=EIO'")
+    only_op = _ONLY_OPS.get(words[0].partition("=")[0])
+    if only_op is not None:
+        words.insert(0, only_op)
     ops = frozenset(words[0].split(","))
     unknown = ops - STORE_OPS - CALL_OPS - {"*"}
     if unknown:
@@ -110,8 +118,9 @@ def parse_rule(line: str) -> Rule:
             _parse_word(rule, *word.partition("=")[::2])
     except ValueError as error:
         raise _bad(line, f"{word!r}: {error}") from error
-    if rule.action == "reorder" and "store.write" not in ops:
-        raise _bad(line, "only store.write can be reordered")
+    only_op = _ONLY_OPS.get(rule.action)
+    if only_op is not None and not ops & {only_op, "*"}:
+        raise _bad(line, f"{rule.action} is for {only_op} only")
     if not rule.action:
         raise _bad(line, "it has no action: error=, delay=, bandwidth=, torn, lie, reorder or cut=")
     return rule

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from fsbackend.inject import parse_rule
 from fsbackend.mount import TemporaryMount
 from fsbackend.throttle import DirtyParams
 from tests.fuse.cuts import committed_and_found, cut_many_times, write_synced
@@ -108,12 +109,16 @@ def test_reordered_is_lost_by_a_cut_and_kept_by_a_barrier(make_mount: MakeMount)
 
 def test_rules_that_cannot_be(make_mount: MakeMount) -> None:
     mounted = make_mount("disk")
-    with pytest.raises(ValueError, match=r"only store\.write can be reordered"):
+    with pytest.raises(ValueError, match=r"reorder is for store\.write only"):
         mounted.inject("store.fsync reorder")
+    with pytest.raises(ValueError, match=r"lie is for store\.fsync only"):
+        mounted.inject("fsync lie")
     with pytest.raises(ValueError, match="1 to 1048576 pages"):
         mounted.inject("store.write reorder=0")
-    mounted.inject("store.write path=*.db p=0.5 reorder=64")
+    mounted.inject("store.write path=*.db p=0.5 reorder=64", "reorder=8 path=*.wal", "lie path=data")
     assert "reorder=64" in mounted.control("inject")
+    assert parse_rule("reorder=8 path=*.wal").ops == {"store.write"}
+    assert parse_rule("lie path=data").ops == {"store.fsync"}
 
 
 @pytest.mark.parametrize("rule", ["store.write reorder", "store.write p=0.5 reorder=4"])
