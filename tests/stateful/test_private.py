@@ -24,14 +24,14 @@ from tests.stateful.test_stateful import QUICK
 PAGE = 4096
 RW, RO = mmap.PROT_READ | mmap.PROT_WRITE, mmap.PROT_READ
 BASE = 1 << 30
-ARENA_PAGES = 56
+ARENA_PAGES = 64
 FILE_PAGES = 24
 SLOTS = (0, 4088)
-MAX_LOCKED = 12
+MAX_LOCKED = 8
 FREE, COLD, PAGEOUT = 8, 20, 21
 
 places = st.integers(0, ARENA_PAGES - 1)
-lengths = st.integers(1, 12)
+lengths = st.integers(1, 16)
 who = st.integers(0, 2)
 
 
@@ -83,12 +83,18 @@ class PrivateMemory(RuleBasedStateMachine):
             for pgoff in range(FILE_PAGES):
                 file.write(of_file(pgoff, 0).ljust(SLOTS[1], b"-") + of_file(pgoff, 1))
         self.machine = Machine(
-            self.fmt, 88 * PAGE, clock=VirtualClock(), io_depth=self.io_depth, huge_pages=False, swap=320 * PAGE,
+            self.fmt, 64 * PAGE, clock=VirtualClock(), io_depth=self.io_depth, huge_pages=False, swap=320 * PAGE,
             page_cluster=self.page_cluster, readahead=4, cpus=2,
         )  # fmt: skip
         self.running = [Running(self.machine.spawn(), {})]
         self.counter = 0
-        self.map(0, 0, 20, anonymous=True, pgoff=0)
+        self.map(0, 0, 24, anonymous=True, pgoff=0)
+        self.map(0, 24, 12, anonymous=False, pgoff=4)
+        for slot in (0, 1):
+            self.store(0, 0, 24, slot)
+            self.store(0, 24, 12, slot)
+        self.machine.kernel.try_to_free_pages(self.machine.kernel, 30)
+        self.fork(0)
 
     def chosen(self, which: int) -> Running:
         return self.running[which % len(self.running)]
@@ -104,7 +110,7 @@ class PrivateMemory(RuleBasedStateMachine):
 
     # Mapping
 
-    @rule(which=who, place=places, nr_pages=lengths, anonymous=st.booleans(), pgoff=st.integers(0, FILE_PAGES - 12))
+    @rule(which=who, place=places, nr_pages=lengths, anonymous=st.booleans(), pgoff=st.integers(0, FILE_PAGES - 16))
     def map(self, which: int, place: int, nr_pages: int, *, anonymous: bool, pgoff: int) -> None:
         where = self.chosen(which)
         nr_pages = min(nr_pages, ARENA_PAGES - place)
@@ -233,9 +239,45 @@ class PrivateMemory(RuleBasedStateMachine):
         if len(self.running) > 1:
             self.running.pop(which % len(self.running)).process.exit()
 
-    @rule(nr_pages=st.sampled_from((1, 8, 1 << 20, 1 << 20)))
+    @rule(nr_pages=st.sampled_from((1, 8, 1 << 20)))
     def reclaim(self, nr_pages: int) -> None:
         self.machine.kernel.try_to_free_pages(self.machine.kernel, nr_pages)
+
+    @rule()
+    def reclaim_all(self) -> None:
+        for _ in range(4):
+            self.reclaim(1 << 20)
+
+    @rule(
+        which=who,
+        place=places,
+        nr_pages=lengths,
+        twist=st.sampled_from(("", "mprotect", "mprotect", "mlock", "split", "free", "free_shared", "fork")),
+        other=who,
+        slot=st.integers(0, 1),
+    )
+    def come_back(self, which: int, place: int, nr_pages: int, twist: str, other: int, slot: int) -> None:
+        """Send all out, bring pages in for one, do something to them, store; another must not see that."""
+        self.reclaim_all()
+        self.load(which, place, nr_pages)
+        if twist in {"mprotect", "split"}:
+            self.mprotect(which, place, nr_pages if twist == "mprotect" else 1, RO)
+            self.mprotect(which, place, nr_pages, RW)
+        elif twist == "mlock":
+            self.mlock(which, place, min(nr_pages, 4), lock=True)
+            self.mlock(which, place, min(nr_pages, 4), lock=False)
+        elif twist == "free":
+            self.madvise(which, place, nr_pages, FREE)
+        elif twist == "free_shared":
+            self.load(other, place, nr_pages)
+            self.madvise(which, place, nr_pages, FREE)
+            self.reclaim_all()
+        elif twist == "fork":
+            self.fork(which)
+        self.store(which, place, nr_pages, slot)
+        self.reclaim(8)
+        self.load(other, place, nr_pages)
+        self.load(which, place, nr_pages)
 
     @rule(cpu=st.integers(0, 1))
     def run_on(self, cpu: int) -> None:
@@ -283,7 +325,7 @@ def run(config: tuple[str, int, int], tmp_path: Path, how: settings) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config[0])
 def test_private_memory_against_the_model(config: tuple[str, int, int], tmp_path: Path) -> None:
-    run(config, tmp_path, settings(QUICK, max_examples=20))
+    run(config, tmp_path, settings(QUICK, max_examples=10))
 
 
 @pytest.mark.slow

@@ -138,14 +138,19 @@ def test_fork_shares_slots_and_a_store_does_not_reach_the_other() -> None:
 
 
 def test_mprotect_does_not_let_one_of_two_write_to_a_page_that_the_other_has_on_swap() -> None:
-    """The page is mapped once, and the other process knows it by its slot."""
+    """Reclaim takes the page from the parent and stops at the child, who has locked it: mapped once, and dirty."""
     machine = small(page_cluster=0)
     parent = machine.spawn()
     mapping = written(parent, 4)
     child = parent.fork()
+    for process in (parent, child):
+        # Read-only, or mlock would give each a copy.
+        process.mprotect(mapping.vaddr, PAGE, RO)
+        process.mlock(mapping.vaddr, PAGE)
+    parent.munlock(mapping.vaddr, PAGE)
     push_out(machine)
-    child.load(mapping.vaddr, 1)
-    child.mprotect(mapping.vaddr, PAGE, RO)
+    assert (nr_swapped(parent), nr_swapped(child)) == (4, 3)
+    child.munlock(mapping.vaddr, PAGE)
     child.mprotect(mapping.vaddr, PAGE, RW)
     check(machine)
     child.store(mapping.vaddr, b"child")
