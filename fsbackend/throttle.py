@@ -6,8 +6,8 @@ The unit of memory is the caller's page; rates are pages a second.
 One law serves the emulated kernel and the mount. It is that of Linux v4.9 mm/page-writeback.c
 (domain_dirty_limits, __wb_calc_thresh, pos_ratio_polynom, wb_position_ratio, wb_update_write_bandwidth,
 wb_update_dirty_ratelimit, balance_dirty_pages); `legacy` parameters give the rule of 2.6.20 and 2.6.22
-instead. Left out: memory cgroups, the slowly falling hard limit of a shrinking machine, pauses that grow with the
-number of dirtiers (wb_min_pause), and the debt that Linux carries over from a pause cut to the longest allowed.
+instead. Left out: memory cgroups, the slowly falling hard limit of a shrinking machine, rarer and longer pauses
+for many dirtiers and slow devices (wb_min_pause), and the debt carried over where the longest pause is too short.
 """
 
 from dataclasses import dataclass, field, replace

@@ -2,7 +2,8 @@
 
 Whatever changes a VMA's borders takes it off i_mmap first and puts it back after.
 
-Source: Linux v2.6.20 mm/mmap.c: vma_link(), split_vma(), vma_merge(), remove_vma().
+Source: Linux v2.6.20 mm/mmap.c: vma_link(), split_vma(), vma_merge(), remove_vma(); v2.6.36 mm/mmap.c: __split_vma().
+VMAs of one file merge whatever descriptors they were made with; Linux asks for the same struct file.
 """
 
 import errno

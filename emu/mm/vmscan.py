@@ -2,8 +2,9 @@
 
 Pages of files without writeback and mlocked pages are never evicted. Anonymous pages go to swap, if there is room.
 
-Source: Linux v2.6.20 mm/vmscan.c: shrink_active_list(), shrink_page_list(), balance_pgdat(); mm/rmap.c:
-try_to_unmap_file(), try_to_unmap_cluster(), page_referenced().
+Source: Linux v2.6.20 mm/vmscan.c: shrink_active_list(), shrink_page_list(), balance_pgdat(). Otherwise than there: the
+active list is left alone while it is the shorter one (v2.6.28: inactive_anon_is_low()), what reclaim_mapped decides is
+asked for anonymous pages only, an accessed page that nobody maps gets a second chance, neighbours are written along.
 """
 
 from emu.mm.filemap import remove_from_page_cache
