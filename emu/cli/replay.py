@@ -25,6 +25,10 @@ def replay(
     ram: Annotated[
         int | None, typer.Option(parser=read_size, metavar="SIZE", help="RAM of the machine, such as 64M.")
     ] = None,
+    swap: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE|FILE", help="Swap of the machine: a size, such as 64M, or what mkswap(8) made."),
+    ] = None,
     anonymous: Annotated[
         bool, typer.Option("--anonymous", help="Pass over the trace's mappings: all is anonymous memory.")
     ] = False,
@@ -77,6 +81,7 @@ def replay(
             trace=trace,
             format=format,
             ram=ram,
+            swap=swap,
             anonymous=anonymous,
             on=on,
             caps=caps,

@@ -44,6 +44,7 @@ class ReplayRequest:
     trace: str
     format: str
     ram: int | None
+    swap: str | None
     anonymous: bool
     on: Path | None
     caps: str
@@ -160,7 +161,7 @@ def _replay(
     grounds = _Grounds(request.on, request.caps)
     with grounds.open() as ground, Lab(ground, request.options(events=True), progress) as lab:
         with progress.step("replaying", trace.nr_accesses) as advance:
-            outcome = replay(lab, trace, seen, anonymous=request.anonymous, advance=advance)
+            outcome = replay(lab, trace, seen, anonymous=request.anonymous, swap=request.swap, advance=advance)
         counters = lab.counters()
     counters["replay"] = asdict(outcome)
     # What follows may take long or be interrupted; this much is there then.

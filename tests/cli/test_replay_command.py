@@ -1,7 +1,7 @@
 """fremap replay and fremap record without a mount, as a user meets them."""
 
 import json
-import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,17 +15,6 @@ LACKEY = "==1== Lackey\n" + "".join(
     f"I  {0x400000 + 4 * number:08x},4\n S {0x10000000 + 640 * number:08x},8\n L 1fff{number:06x},4\n"
     for number in range(3000)
 )
-
-
-def fremap(*arguments: str, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "emu.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={"PATH": path, "COLUMNS": "100"},
-    )
 
 
 @pytest.fixture
@@ -139,21 +128,44 @@ def test_a_program_is_replayed_on_a_mount(lackey: Path, capsys: pytest.CaptureFi
 @pytest.mark.valgrind
 def test_record_without_a_mount_traces_memory(tmp_path: Path) -> None:
     target = tmp_path / "t.ftr"
-    done = fremap("record", "-o", str(target), "--interval", "0.5", "--", "sh", "-c", "echo hello; exit 3")
+    done = subprocess.run(
+        [sys.executable, "-m", "emu.cli", "record", "-o", str(target), "--", "sh", "-c", "echo hello; exit 3"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert (done.returncode, done.stdout) == (3, "hello\n")
     assert f"calls in {target}" in done.stderr.replace("\n", " ")
     assert target.read_bytes().startswith(b"FREMAP-TRACE")
 
 
-def test_record_knows_a_mount_from_a_command(tmp_path: Path) -> None:
-    without = fremap("record", "-o", str(tmp_path / "t"), "--", "true", path=str(tmp_path))
-    assert without.returncode == 1
-    assert without.stderr.startswith("fremap: valgrind is not installed: install it (Debian and Ubuntu: apt-get")
-    assert without.stderr.count("\n") == 1
-    mount = fremap("record", str(tmp_path), "-o", str(tmp_path / "t"), "--", "true")
-    assert mount.returncode == 1
-    assert "is no mount of fremap" in mount.stderr
+@pytest.mark.valgrind
+def test_ctrl_c_ends_the_program_and_keeps_the_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "t.ftr"
+    command = [sys.executable, "-m", "emu.cli", "record", "-o", str(target), "--", "sh", "-c", "echo on; read line"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as recorder:
+        assert recorder.stdout is not None
+        assert recorder.stdout.readline() == b"on\n"
+        recorder.send_signal(signal.SIGINT)
+        recorder.wait(timeout=60)
+    assert recorder.returncode == 128 + signal.SIGTERM
+    assert run(["replay", str(target), "--convert", str(tmp_path / "t.txt.gz")]) == 0
+    said = capsys.readouterr().err
+    assert "calls, lackey's text" in said
+    assert "cut short" not in said
+
+
+def test_record_knows_a_mount_from_a_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for arguments in ([], ["--"], ["-o", "x", "--"]):
-        nothing = fremap("record", *arguments)
-        assert nothing.returncode == 2
-        assert "Missing argument" in nothing.stderr
+        assert run(["record", *arguments]) == 2
+        assert "Missing argument" in capsys.readouterr().err
+    assert run(["record", str(tmp_path), "-o", str(tmp_path / "t"), "--", "true"]) == 1
+    assert "is no mount of fremap" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run(["record", "-o", str(tmp_path / "t"), "--interval", "0.5", "--", "true"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("fremap: valgrind is not installed: install it (Debian and Ubuntu: apt-get install valgrind")
+    assert said.count("\n") == 1

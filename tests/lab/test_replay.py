@@ -300,7 +300,7 @@ def test_a_trace_that_hardly_works_ends_in_one_line() -> None:
 
 def test_too_little_ram_is_one_line() -> None:
     trace = trace_of([[(BASE + page * PAGE, 8, STORE) for page in range(200)]])
-    with pytest.raises(LabError, match=r"the machine's RAM is too small for this trace .* give more with --ram"):
+    with pytest.raises(LabError, match=r"the machine's RAM is too small for this trace .* give more --ram, or --swap"):
         replayed(trace, ram=64 * PAGE)
 
 
@@ -401,6 +401,20 @@ def test_a_bundled_trace_replays_whole() -> None:
         assert outcome.tlb["accesses"] >= outcome.accesses
         again = replayed(trace, fmt="i386")
         assert [row.pages for row in again.windows] == [row.pages for row in outcome.windows]
+
+
+def test_a_program_in_too_little_ram_swaps_and_loses_nothing() -> None:
+    with (
+        open_trace(find_trace("sqlite3"), NoProgress()) as trace,
+        plain_ground() as ground,
+        Lab(ground, LabOptions(events=True, ram=1200 << 10)) as lab,
+    ):
+        outcome = replay(lab, trace, survey(trace, 12, nothing), swap="8M", advance=nothing)
+        assert outcome.faults["pages swapped out"] > 0
+        assert outcome.faults["pages reclaimed by kswapd"] > 0
+        assert outcome.resident_pages_max < 300 < outcome.pages_touched
+        assert outcome.shared_bytes_checked > 30_000
+        assert outcome.shared_pages_wrong == 0
 
 
 def test_sqlite_stores_into_its_shared_index() -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ INSTALL = "install it (Debian and Ubuntu: apt-get install valgrind; Fedora: dnf 
 _PIECE = 1 << 20
 _LOOK_S = 0.2
 _LAYOUT_TIMEOUT_S = 120.0
+_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,21 +151,21 @@ def _follow(
         writer.call(call)
     interrupted = False
     seen = 0
-    while True:
+    kill_at_s = float("inf")
+    piece: bytes | None = None
+    # Read on after Ctrl-C, too: valgrind cannot end while nobody takes what it writes.
+    while piece != b"":
         try:
             piece = _read(child, read_fd)
-            if piece is None:
-                continue
-            if not piece:
-                break
-            reader.feed(piece)
+            reader.feed(piece or b"")
             tell(writer.nr_accesses - seen)
             seen = writer.nr_accesses
+            if time.monotonic() >= kill_at_s:
+                child.kill()
         except KeyboardInterrupt:
             interrupted = True
-            break
-    if interrupted:
-        child.terminate()
+            kill_at_s = time.monotonic() + _PATIENCE_S
+            child.terminate()
     code = child.wait()
     reader.finish()
     if not writer.nr_accesses:

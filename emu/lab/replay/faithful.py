@@ -26,6 +26,10 @@ _FAULTS = {
     "nr_do_wp_page": "write-protect faults",
     "nr_page_mkwrite": "first stores into shared pages",
     "nr_nonlinear_fault": "nonlinear faults",
+    "pswpin": "pages swapped in",
+    "pswpout": "pages swapped out",
+    "pgsteal_kswapd": "pages reclaimed by kswapd",
+    "pgsteal_direct": "pages reclaimed by who wanted one",
 }
 
 
@@ -66,13 +70,19 @@ class _Watch:
 
 
 def replay(
-    lab: Lab, trace: Trace, survey: Survey, *, anonymous: bool = False, advance: Callable[[int], None]
+    lab: Lab,
+    trace: Trace,
+    survey: Survey,
+    *,
+    anonymous: bool = False,
+    swap: str | None = None,
+    advance: Callable[[int], None],
 ) -> Replay:
     """Replay a trace on a machine that `lab` boots, and shut it down: shared files are then compared with the stores.
 
     The lab's options must ask for events: faults are told apart by them.
     """
-    machine = lab.boot(ram=ram_for(survey), huge_pages=False)
+    machine = lab.boot(ram=ram_for(survey), huge_pages=False, swap=swap)
     watch = _Watch(lab, survey)
     player = Player(lab, trace, survey, anonymous=anonymous, on_window=watch)
     try:

@@ -140,7 +140,7 @@ class Player:
     def _note_signal(self, signal: Signal) -> None:
         if isinstance(signal, OutOfMemory):
             raise LabError(
-                f"the machine's RAM is too small for this trace ({signal}): give more with --ram"
+                f"the machine's RAM is too small for this trace ({signal}): give more --ram, or --swap"
             ) from None
         self.mishaps.signals[signal.name] += 1
         self.mishaps.first_signal = self.mishaps.first_signal or f"{signal}, near access {self.position:,}"
