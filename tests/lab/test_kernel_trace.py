@@ -97,6 +97,8 @@ def test_nothing_is_left_after_ctrl_c_and_the_next_one_sweeps_after_a_kill(
     with KernelTrace(tmp_path / "trace", [f"{os.major(device)}:{os.minor(device)}"]):
         assert has_instance(os.getpid())
         assert not has_instance(child.pid)
+        with tracefs() as root:
+            assert "[mono]" in (root / "instances" / f"fremap-{os.getpid()}" / "trace_clock").read_text()
     assert not has_instance(os.getpid())
 
 
