@@ -4,7 +4,7 @@ A nonlinear VMA keeps its page order: its PTEs, file PTEs included, move as they
 pages that a linear mapping of that length would show.
 
 Source: Linux v2.6.20 mm/mremap.c: do_mremap(), move_vma(), move_page_tables(); in which order arguments are refused,
-Linux v6.17 mm/mremap.c: check_mremap_params(), check_prep_vma().
+and how many mappings a move leaves, Linux v6.17 mm/mremap.c: check_mremap_params(), check_prep_vma(), prep_move_vma().
 """
 
 import contextlib
@@ -26,6 +26,8 @@ from emu.mm_types.vma import VM_ACCOUNT, VM_LOCKED, VM_MAYSHARE, VM_NONLINEAR, V
 
 MREMAP_MAYMOVE = 1
 MREMAP_FIXED = 2
+
+_MAPS_FOR_A_MOVE = 3
 
 
 def do_mremap(
@@ -93,6 +95,14 @@ def _check_arguments(
         raise OSError(errno.EINVAL, f"mremap cannot move to {new_vaddr:#x}")
     if new_vaddr < (vaddr + old_nbytes) % WORD and vaddr < new_vaddr + new_nbytes:
         raise OSError(errno.EINVAL, "the old and the new range of mremap overlap")
+    # Both ranges may lie within one mapping each, which unmapping them would cut in two.
+    _require_maps(k, mm, 2)
+
+
+def _require_maps(k: Kernel, mm: Mm, nr_maps: int) -> None:
+    """Raise ENOMEM unless a move stays below max_map_count by four mappings, with `nr_maps` more than there are now."""
+    if mm.map_count + nr_maps >= k.options.max_map_count - _MAPS_FOR_A_MOVE:
+        raise OSError(errno.ENOMEM, f"a move might need more mappings than max_map_count ({k.options.max_map_count})")
 
 
 def _find_vma(mm: Mm, vaddr: int, nbytes: int) -> VmArea:
@@ -124,6 +134,7 @@ def _grow(k: Kernel, mm: Mm, vma: VmArea, end: int) -> None:
 
 def _move_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_vaddr: int, new_nbytes: int) -> int:
     """Make the new mapping, move the PTEs, unmap the old one."""
+    _require_maps(k, mm, 0)
     if old_nbytes:
         vma = isolate(k, mm, vma, vaddr, vaddr + old_nbytes)
     pgoff = vma.linear_pgoff(vaddr)

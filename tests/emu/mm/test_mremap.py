@@ -1,6 +1,7 @@
 """mremap: what moves, what stays, and that no write is lost on the way."""
 
 import errno
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from emu.machine import Machine
 from emu.mm.mremap import MREMAP_FIXED, MREMAP_MAYMOVE
 from emu.mm.rmap import STRATEGIES
 from emu.process import Process
-from tests.emu.mm.helpers import NR_PAGES, PAGE, fails_with, make_file, map_nonlinear, page_bytes, virtual_machine
+from tests.emu.mm.helpers import NR_PAGES, PAGE, RW, fails_with, make_file, map_nonlinear, page_bytes, virtual_machine
 
 FREE = 0x4000_0000
+ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 # Where remaps make VMAs, a remapped range is many mappings, which mremap refuses (EFAULT), here as in Linux.
@@ -137,3 +139,23 @@ def test_resize_of_a_mapping(machine: Machine, process: Process, tmp_path: Path)
     mapping.resize(PAGE)
     assert path.stat().st_size == PAGE
     check(machine)
+
+
+@pytest.mark.parametrize(("flags", "spare"), [(MREMAP_MAYMOVE, 4), (MREMAP_MAYMOVE | MREMAP_FIXED, 6)])
+def test_a_move_needs_some_mappings_to_spare(flags: int, spare: int) -> None:
+    """As measured on Linux 6.18: four below max_map_count for a move, six if it has to unmap what lies there."""
+    machine, _ = virtual_machine(max_map_count=20)
+    process = machine.spawn()
+    vaddr = process.sys_mmap(FREE // 2, PAGE, RW, ANONYMOUS | 0x10, -1, 0)
+    process.sys_mmap(vaddr + PAGE, PAGE, mmap.PROT_READ, ANONYMOUS | 0x10, -1, 0)
+    others = [FREE * 2 + 2 * page * PAGE for page in range(20 - spare - 1)]
+    for other in others:
+        process.sys_mmap(other, PAGE, RW, ANONYMOUS | 0x10, -1, 0)
+    assert process.mm.map_count == 20 - spare + 1
+    with fails_with(errno.ENOMEM):
+        process.mremap(vaddr, PAGE, 2 * PAGE, flags, FREE)
+    assert process.mm.map_count == 20 - spare + 1
+    process.munmap(others[0], PAGE)
+    process.store(process.mremap(vaddr, PAGE, 2 * PAGE, flags, FREE), b"x" * 2 * PAGE)
+    check(machine)
+    machine.power_off()
