@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 
 from fsbackend.dirinodes import PATH_FLAGS, RESERVED_NAME, DirInodes, DirNode
-from fsbackend.node import Cred, Node, SetAttr, current_time_ns
+from fsbackend.node import TIME_NOW, Cred, Node, SetAttr, current_time_ns
 
 __all__ = ["RESERVED_NAME", "DirNode", "DirStore"]
 
@@ -190,7 +190,7 @@ class DirStore(DirInodes):
             old_mtime_ns = node.mtime_ns or info.st_mtime_ns
             atime_ns = info.st_atime_ns if change.atime_ns is None else change.atime_ns
             mtime_ns = old_mtime_ns if change.mtime_ns is None else change.mtime_ns
-            times = (now if atime_ns == -1 else atime_ns, now if mtime_ns == -1 else mtime_ns)
+            times = (now if atime_ns == TIME_NOW else atime_ns, now if mtime_ns == TIME_NOW else mtime_ns)
             with self.inode_path(node) as path:
                 os.utime(path, ns=times)
             if node.mtime_ns:

@@ -7,7 +7,7 @@ from typing import Any
 from fsbackend import lowlevel as ll
 from fsbackend.control import ControlNode
 from fsbackend.handlers import Handlers, fill_stat
-from fsbackend.node import Attr, Node, SetAttr
+from fsbackend.node import TIME_NOW, Attr, Node, SetAttr
 
 _DIRENT = struct.Struct("=QQII")
 _NS = 1_000_000_000
@@ -55,9 +55,9 @@ class NameHandlers(Handlers):
         if to_set & ll.SET_SIZE:
             change.nbytes = st.st_size
         if to_set & ll.SET_ATIME:
-            change.atime_ns = -1 if to_set & ll.SET_ATIME_NOW else _ns(st.st_atimespec)
+            change.atime_ns = TIME_NOW if to_set & ll.SET_ATIME_NOW else _ns(st.st_atimespec)
         if to_set & ll.SET_MTIME:
-            change.mtime_ns = -1 if to_set & ll.SET_MTIME_NOW else _ns(st.st_mtimespec)
+            change.mtime_ns = TIME_NOW if to_set & ll.SET_MTIME_NOW else _ns(st.st_mtimespec)
         node = self.fs.node(node_id)
         self._reply_attr(req, node, self.fs.setattr(node_id, change))
 

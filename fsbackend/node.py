@@ -9,6 +9,9 @@ from fsbackend.pagepool import Block
 
 ROOT_ID = 1
 
+TIME_NOW = 1 << 80
+"""In a SetAttr, the time of the change itself; farther than any timespec reaches."""
+
 
 def current_time_ns() -> int:
     """Return the time that file times are taken from."""
@@ -34,7 +37,7 @@ class Attr:
 
 @dataclass(slots=True)
 class SetAttr:
-    """What a setattr request changes; None leaves as it is. A time of -1 means now."""
+    """What a setattr request changes; None leaves as it is. A time may be TIME_NOW."""
 
     mode: int | None = None
     uid: int | None = None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from fsbackend.node import Attr, Cred, Node, SetAttr, current_time_ns
+from fsbackend.node import TIME_NOW, Attr, Cred, Node, SetAttr, current_time_ns
 from fsbackend.pagepool import PagePool
 from fsbackend.pages import PAGE_SIZE
 from fsbackend.ramfile import RamFile, RamNode
@@ -248,9 +248,9 @@ class RamStore:
             node.mode = stat.S_IFMT(node.mode) | stat.S_IMODE(change.mode)
         now = current_time_ns()
         if change.atime_ns is not None:
-            node.atime_ns = now if change.atime_ns == -1 else change.atime_ns
+            node.atime_ns = now if change.atime_ns == TIME_NOW else change.atime_ns
         if change.mtime_ns is not None:
-            node.mtime_ns = now if change.mtime_ns == -1 else change.mtime_ns
+            node.mtime_ns = now if change.mtime_ns == TIME_NOW else change.mtime_ns
         node.touch(modified=False)
 
     def statfs(self) -> RamStatfs:
