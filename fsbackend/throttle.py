@@ -93,13 +93,19 @@ class Thresholds(NamedTuple):
         return (self.freerun + self.dirty) // 2
 
 
-def dirty_limits(params: DirtyParams, available_pages: int, page_size: int) -> Thresholds:
+def dirty_limits(
+    params: DirtyParams, available_pages: int, page_size: int, *, unmapped_ratio: int = 100
+) -> Thresholds:
     """Return the machine-wide limits for `available_pages` of dirtyable memory.
 
-    Source: Linux v4.9 mm/page-writeback.c: domain_dirty_limits(). The background limit is always below
-    the dirty one.
+    The background limit is always below the dirty one. `unmapped_ratio`, the percentage of memory that no process
+    maps, bounds the old rule's limit: half of it, but 5 % at least.
+    Source: Linux v4.9 mm/page-writeback.c: domain_dirty_limits(); v2.6.20 mm/page-writeback.c: get_dirty_limits().
     """
-    dirty = available_pages * params.dirty_ratio // 100
+    dirty_ratio = params.dirty_ratio
+    if params.legacy:
+        dirty_ratio = max(min(dirty_ratio, unmapped_ratio // 2), 5)
+    dirty = available_pages * dirty_ratio // 100
     background = available_pages * params.background_ratio // 100
     if params.dirty_bytes:
         dirty = -(-params.dirty_bytes // page_size)

@@ -268,7 +268,10 @@ def host_fsync(k: Kernel, mapping: AddressSpace) -> int:
 
 def global_dirty_limits(k: Kernel) -> Thresholds:
     """Return the thresholds for the memory that could be dirty now: free frames and file pages."""
-    return dirty_limits(k.params, k.ram.nr_free + k.vmstat.nr_file_pages, k.page_size)
+    unmapped_ratio = 100 - (k.vmstat.nr_mapped + k.vmstat.nr_anon_pages) * 100 // k.ram.nr_frames
+    return dirty_limits(
+        k.params, k.ram.nr_free + k.vmstat.nr_file_pages, k.page_size, unmapped_ratio=unmapped_ratio
+    )
 
 
 def balance_dirty_pages_ratelimited(k: Kernel, mapping: AddressSpace) -> None:

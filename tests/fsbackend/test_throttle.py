@@ -20,6 +20,14 @@ def test_limits_come_from_ratios_or_bytes() -> None:
     assert dirty_limits(params, 1000, 4096) == Thresholds(2, 10)
 
 
+def test_mapped_memory_lowers_the_old_limit() -> None:
+    """v2.6.20 mm/page-writeback.c: get_dirty_limits()."""
+    old, new = DirtyParams.preset("2.6.20"), DirtyParams.preset("3.6")
+    limits = [dirty_limits(old, 1000, 4096, unmapped_ratio=ratio) for ratio in (100, 60, 20, 4, 0)]
+    assert limits == [(100, 400), (100, 300), (50, 100), (25, 50), (25, 50)]
+    assert dirty_limits(new, 1000, 4096, unmapped_ratio=0) == (100, 200)
+
+
 def test_background_is_always_below_dirty() -> None:
     params = DirtyParams(background_ratio=50, dirty_ratio=20)
     assert dirty_limits(params, 1000, 4096) == Thresholds(100, 200)

@@ -7,6 +7,7 @@ import pytest
 
 from emu.check import check
 from emu.hw.mmu import AccessKind, kind_of
+from emu.mm.page_writeback import global_dirty_limits
 from fsbackend.throttle import DirtyParams
 from tests import breaks
 from tests.emu.mm.helpers import NR_PAGES, PAGE, Lab, make_file, map_nonlinear, on_disk, settle, stamp, virtual_machine
@@ -210,3 +211,22 @@ def test_real_threads_write_while_the_process_goes_on(tmp_path: Path) -> None:
             stamp(page, generation) for page in range(NR_PAGES)
         ]
     lab.machine.power_off()
+
+
+def test_mapped_memory_lowers_the_limit_of_2_6_20(tmp_path: Path) -> None:
+    """v2.6.20 mm/page-writeback.c: get_dirty_limits(): at most half of what is not mapped."""
+    path = make_file(tmp_path / "file", 200)
+    percent = {}
+    for kernel in ("2.6.20", "3.6"):
+        machine, _ = virtual_machine(ram=256 * PAGE, params=DirtyParams.preset(kernel))
+        process = machine.spawn()
+        mapping = process.mmap(str(path), 200 * PAGE)
+        for nr_pages in (0, 180):
+            for page in range(nr_pages):
+                process.load(mapping.vaddr + page * PAGE, 1)
+            k = machine.kernel
+            percent[kernel, nr_pages] = 100 * global_dirty_limits(k).dirty // (k.ram.nr_free + k.vmstat.nr_file_pages)
+        machine.power_off()
+    assert percent["3.6", 180] == pytest.approx(percent["3.6", 0], abs=1)
+    assert percent["2.6.20", 0] == pytest.approx(40, abs=1)
+    assert percent["2.6.20", 180] == pytest.approx((100 - 180 * 100 / 256) / 2, abs=1)
