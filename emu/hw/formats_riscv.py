@@ -2,7 +2,8 @@
 
 Source: The RISC-V Instruction Set Manual, volume II (privileged), chapter "Supervisor-Level ISA", the
 sections on Sv32 to Sv57 and "Virtual Address Translation Process". Assumed of the hart: SUM set, MXR clear,
-no Svnapot and no Svpbmt (their bits are reserved). Bits of a not-present entry belong to software.
+Svadu (it sets A and D itself), no Svnapot and no Svpbmt (their bits are reserved). Bits of a not-present entry
+belong to software.
 """
 
 from dataclasses import replace
