@@ -245,6 +245,7 @@ def test_listing_while_it_changes(same: Same) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_hundred_thousand_entries(same: Same) -> None:
     def script(world: World) -> None:
         os.mkdir(world.path("dir"))
