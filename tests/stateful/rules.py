@@ -93,6 +93,25 @@ class KernelRules(Ground):
             where.pages.pop(vpn, None)
 
     @precondition(something_mapped)
+    @rule(who=index, at=index, nr_pages=few_pages, new_nr_pages=few_pages)
+    def mremap(self, who: int, at: int, nr_pages: int, new_nr_pages: int) -> None:
+        """Shrink, grow or move: pages keep their order; what is gained shows what a linear mapping would."""
+        where = self.mapped(who)
+        vpns = self.a_range(where, at, nr_pages)
+        gained = max(new_nr_pages - len(vpns), 0)
+        last = where.pages[vpns[-1]]
+        if len(where.pages) + gained > MAX_PAGES or (last.locked and gained):
+            return
+        vma = where.process.mm.vmas.find(vpns[0] * PAGE)
+        assert vma is not None
+        pgoff = vma.linear_pgoff(vpns[0] * PAGE)
+        start = where.process.mremap(vpns[0] * PAGE, len(vpns) * PAGE, new_nr_pages * PAGE) // PAGE
+        moved = [where.pages.pop(vpn) for vpn in vpns][:new_nr_pages]
+        moved += [replace(last, pgoff=pgoff + page) for page in range(len(moved), new_nr_pages)]
+        for page, slot in enumerate(moved):
+            where.pages[start + page] = slot
+
+    @precondition(something_mapped)
     @rule(who=index, at=index, nr_pages=few_pages, prot=st.sampled_from((RW, RW, mmap.PROT_READ)))
     def mprotect(self, who: int, at: int, nr_pages: int, prot: int) -> None:
         where = self.mapped(who)
