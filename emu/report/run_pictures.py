@@ -6,8 +6,10 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from emu.lab.activity import read_activities
 from emu.mm_types.events import EventKind
 from emu.report.machine_pictures import OF_EVENTS, OF_SERIES, MachineRecord, draw_memory_of_runs
+from emu.report.request_pictures import draw_requests
 from emu.report.runs import Run
 from emu.report.style import STYLE, share_axes
 from emu.report.timeline import DRAWINGS
@@ -21,6 +23,9 @@ def _pictures_of(run: Run) -> Iterator[tuple[str, Figure]]:
     if run.samples:
         for name, draw in DRAWINGS.items():
             yield name, draw(run.samples)
+    activities = list(read_activities(run.path))
+    if len(activities) > 1:
+        yield "requests", draw_requests(activities)
     record = MachineRecord(run.series, run.events)
     if len(run.series) >= _LEAST_SERIES:
         for name, draw_series in OF_SERIES.items():
@@ -32,7 +37,7 @@ def _pictures_of(run: Run) -> Iterator[tuple[str, Figure]]:
         yield "window", draw_window(run.looks)
 
 
-_ORDER = [*DRAWINGS, *OF_SERIES, *OF_EVENTS, "window"]
+_ORDER = [*DRAWINGS, "requests", *OF_SERIES, *OF_EVENTS, "window"]
 _OWN_AXES = {"window"}
 
 

@@ -112,7 +112,7 @@ def test_a_recording_lasts_as_long_as_its_command_and_has_its_exit_code(
     assert found["dirtied (bytes)"] == 400 * 64 * 1024
     assert frame.run(["report", str(out)]) == 0
     page = (out / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == len(DRAWINGS)
+    assert page.count("data:image/png;base64,") == len(DRAWINGS) + 1
     assert "25.0 MiB" in page
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
 
@@ -168,7 +168,7 @@ def test_two_recordings_stand_side_by_side(
         assert frame.run([*arguments, "--interval", "0.05"]) == 0
     assert frame.run(["report", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(tmp_path / "both")]) == 0
     page = (tmp_path / "both" / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 2 * len(DRAWINGS)
+    assert page.count("data:image/png;base64,") == 2 * (len(DRAWINGS) + 1)
     assert "record 1" in page
     assert "change" in page
     capsys.readouterr()

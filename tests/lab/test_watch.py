@@ -17,6 +17,7 @@ from emu.lab.activity import Activity, Histogram, look, read_activities
 from emu.lab.kernel_view import KernelView
 from emu.lab.observe import FIELDS, Observer, Sample
 from emu.report.live import MountView, mount_panel
+from emu.report.request_pictures import draw_requests
 from emu.report.runs import load_run, totals
 from fsbackend.mount import TemporaryMount, temporary_mount
 from fsbackend.throttle import DirtyParams
@@ -197,3 +198,19 @@ def test_the_kernels_word_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> Non
         assert view.read().get("max_ratio") is not None
         assert view.unreadable == "debugfs: Operation not permitted"
         assert look(str(mount.path)).flusher_file == ""
+
+
+def test_the_picture_of_requests_ends_at_the_slowest() -> None:
+    def activity(buckets: dict[str, dict[str, int]]) -> Activity:
+        latency = {
+            kind: {"count": sum(one.values()), "sum_ns": 0, "log2_ns": one} for kind, one in buckets.items()
+        }
+        return Activity.read({"flusher_file": "", "throttled": [], "latency": latency}, 1.0)
+
+    before = activity({"write": {"10": 5}, "control": {"10": 1}})
+    after = activity({"write": {"10": 5, "15": 3, "20": 1}, "control": {"10": 900}, "fsync": {"30": 1}})
+    axes = draw_requests([before, after]).axes[0]
+    lines = {str(line.get_label()).split(":")[0]: line.get_xydata().tolist() for line in axes.lines}  # type: ignore[union-attr]
+    assert list(lines) == ["write", "fsync"]
+    assert lines["write"] == [[16.384, 0.0], [32.768, 75.0], [524.288, 75.0], [1048.576, 100.0]]
+    assert [text.get_text() for text in draw_requests([before, before]).axes[0].texts] == ["nobody asked for anything"]
