@@ -251,6 +251,22 @@ def test_private_copies_of_file_pages_are_swapped_and_the_file_is_not(tmp_path: 
     assert path.read_bytes()[:PAGE] == stamp(0).ljust(PAGE, b"f")
 
 
+@pytest.mark.parametrize("name", ["x86_64", "arm64_4k"])
+def test_large_pages_are_split_and_swapped(name: str) -> None:
+    machine = Machine(name, 6 << 20, swap="16M", clock=VirtualClock(), junk=False)
+    process = machine.spawn()
+    mapping = process.mmap(-1, 10 << 20, PRIVATE)
+    nr_pages = 10 << 20 >> 12
+    for page in range(0, nr_pages, 3):
+        process.store(mapping.vaddr + page * PAGE, stamp(page))
+    assert machine.vmstat.thp_fault_alloc > 0
+    assert machine.vmstat.pswpout > 200
+    check(machine)
+    for page in range(0, nr_pages, 3):
+        assert process.load(mapping.vaddr + page * PAGE, 8) == stamp(page)
+    machine.shutdown()
+
+
 def test_swap_full_is_out_of_memory_and_nothing_else_is_lost() -> None:
     machine = small(swap=33 * PAGE, overcommit_memory=1)
     process, other = machine.spawn(), machine.spawn()
