@@ -23,6 +23,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
     release(tmp_path)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", [_marked(page) for page in PAGES if blocks_of(page)])
 def test_every_block_runs(page: Path, place: Path) -> None:
     run_page(page, place)
