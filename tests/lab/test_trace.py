@@ -174,6 +174,10 @@ def test_ftrace_text_has_the_kernels_names_and_fields(run: Path, capsys: pytest.
     events = read_events(run / "events.npy")
     assert sum(" page_fault_user: " in line for line in body) == (events["kind"] == EventKind.FAULT).sum()
     assert "NR 28 = -22" in "".join(body)
+    turns = "".join(line for line in body if " writeback_written: " in line)
+    flushed = sum(int(number) for number in re.findall(r"nr_pages=(\d+)", turns))
+    by_kernel = events[(events["kind"] == EventKind.WRITEBACK_START) & (events["mm"] == 0)]
+    assert 0 < flushed <= by_kernel["arg"].sum()
 
 
 def test_the_formats_are_those_of_this_kernel() -> None:

@@ -96,6 +96,7 @@ class _Writer:
         self._values: dict[tuple[int, int], int] = {}
         self._running: dict[int, int] = {}
         self._in_flight: dict[tuple[int, int], list[int]] = {}
+        self._flushed: list[Event] = []
         self._cookie = 0
         self._idle, self._kswapd, self._flush = (book.kthread(thread) for thread in (IDLE, KSWAPD, FLUSHER))
         self._handlers: dict[int, Callable[[Event], None]] = {
@@ -166,6 +167,8 @@ class _Writer:
     def _writeback_start(self, event: Event) -> None:
         self._cookie += 1
         self._in_flight.setdefault((event.mapping, event.pgoff), []).append(self._cookie)
+        if not event.mm:
+            self._flushed.append(event)
         bdi = self.book.file(event.mapping).bdi
         self._mark(event, event.end_ns, f"S|{self._flush.pid}|write {bdi}|{self._cookie}", self._flush)
 
@@ -243,10 +246,14 @@ class _Writer:
 
     def _flusher(self, event: Event) -> None:
         periodic = event.flags >> 1 & 1
-        bdi = next(iter(self.book.bdis.values()), "0:0")
+        # Its turn is told when it is over: what kernel threads submitted since the last one was submitted in it.
+        nr_pages = sum(write.arg for write in self._flushed)
+        file = self.book.file(self._flushed[-1].mapping if self._flushed else 0)
+        self._flushed.clear()
         work = (
-            f"bdi {bdi}: sb_dev 0:0 nr_pages={event.arg} sync_mode=0 kupdate={periodic} range_cyclic=1"
-            f" background={event.flags & 1} reason={'periodic' if periodic else 'background'} cgroup_ino={_ROOT_CGROUP}"
+            f"bdi {file.bdi}: sb_dev {file.dev[0]}:{file.dev[1]} nr_pages={nr_pages} sync_mode=0"
+            f" kupdate={periodic} range_cyclic=1 background={event.flags & 1} reason={'periodic' if periodic else 'background'}"
+            f" cgroup_ino={_ROOT_CGROUP}"
         )
         self._say(event, event.begin_ns, f"writeback_start: {work}", self._flush)
         self._say(event, event.end_ns, f"writeback_written: {work}", self._flush)
