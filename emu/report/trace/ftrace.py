@@ -252,8 +252,8 @@ class _Writer:
         self._flushed.clear()
         work = (
             f"bdi {file.bdi}: sb_dev {file.dev[0]}:{file.dev[1]} nr_pages={nr_pages} sync_mode=0"
-            f" kupdate={periodic} range_cyclic=1 background={event.flags & 1} reason={'periodic' if periodic else 'background'}"
-            f" cgroup_ino={_ROOT_CGROUP}"
+            f" kupdate={periodic} range_cyclic=1 background={event.flags & 1}"
+            f" reason={'periodic' if periodic else 'background'} cgroup_ino={_ROOT_CGROUP}"
         )
         self._say(event, event.begin_ns, f"writeback_start: {work}", self._flush)
         self._say(event, event.end_ns, f"writeback_written: {work}", self._flush)
