@@ -40,6 +40,9 @@ def replay(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run directory; else runs/TIME-replay.")
     ] = None,
+    events: Annotated[
+        bool, typer.Option("--events", help="Keep the machine's events, too: `fremap trace DIR` shows them.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
     rmap: Annotated[
         list[str] | None,
@@ -87,6 +90,7 @@ def replay(
             caps=caps,
             seed=seed,
             out=out,
+            events=events,
             as_json=as_json,
             rmaps=() if only else tuple(rmap or ("none", "scan", "dirty_index")),
             writebacks=writebacks,

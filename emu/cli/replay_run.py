@@ -50,6 +50,7 @@ class ReplayRequest:
     caps: str
     seed: int
     out: Path | None
+    events: bool
     as_json: bool
     rmaps: tuple[str, ...]
     writebacks: int
@@ -159,7 +160,8 @@ def _replay(
     request: ReplayRequest, trace: Trace, seen: Survey, run: RunDirectory, progress: RichProgress
 ) -> Replay:
     grounds = _Grounds(request.on, request.caps)
-    with grounds.open() as ground, Lab(ground, request.options(events=True), progress) as lab:
+    records = run.path if request.events else None
+    with grounds.open() as ground, Lab(ground, request.options(events=True), progress, records) as lab:
         with progress.step("replaying", trace.nr_accesses) as advance:
             outcome = replay(lab, trace, seen, anonymous=request.anonymous, swap=request.swap, advance=advance)
         counters = lab.counters()

@@ -50,7 +50,9 @@ def test_a_lackey_text_is_replayed_and_reported(lackey: Path, capsys: pytest.Cap
 
 
 def test_the_tables_say_it_in_words(lackey: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["replay", str(lackey), "--on", "on", "-o", "run", "--only"]) == 0
+    assert run(["replay", str(lackey), "--on", "on", "-o", "run", "--only", "--events"]) == 0
+    assert run(["trace", "run", "--ftrace", "-o", "run/ftrace.txt"]) == 0
+    assert Path("run/ftrace.txt").read_text().count("page_fault_user") == 473
     said = capsys.readouterr().out
     assert "lackey.txt: 9,000 accesses (3,000 instructions, 3,000 loads, 3,000 stores, 0 modifies) on x86_64" in said
     assert "page faults by memory" in said

@@ -200,6 +200,9 @@ def test_what_cannot_be_recorded_is_one_line(tmp_path: Path, monkeypatch: pytest
         record_memory(["nosuch-command"], tmp_path / "t.ftr", lambda _count: None)
     with pytest.raises(LabError, match=r"valgrind traced nothing \(exit code 1\)"):
         record_memory(["true"], tmp_path / "t.ftr", lambda _count: None)
+    assert not (tmp_path / "t.ftr").exists()
+    with pytest.raises(FileNotFoundError):
+        record_memory(["touch", str(tmp_path / "ran")], tmp_path / "missing" / "t.ftr", lambda _count: None)
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(LabError, match=r"valgrind is not installed: install it \(Debian.*apt-get install valgrind"):
         record_memory(["true"], tmp_path / "t.ftr", lambda _count: None)

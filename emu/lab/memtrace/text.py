@@ -4,8 +4,9 @@
     =fremap= file {"path": "/usr/bin/sort", "nbytes": 110600}
     =fremap= call {"op": "MMAP", "vaddr": 1081344, ...}
 
-valgrind's own words (lines that begin with ==1234==, --1234-- or **1234**) and empty lines are passed over; its system
-calls (SYSCALL[...], with --trace-syscalls=yes) go to `system_call`. Every other line is an error that names its number.
+valgrind's own words (lines that begin with ==1234==, --1234-- or **1234**), lackey's superblocks (SB 04016b80) and
+empty lines are passed over; valgrind's system calls (SYSCALL[...], with --trace-syscalls=yes) go to `system_call`.
+Every other line is an error that names its number.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from emu.lab.memtrace.words import Call, File, Label, Op
 
 OWN = b"=fremap= "
 _BLOCK_NBYTES = 1 << 20
-_VALGRIND = re.compile(rb"(==|--|\*\*)\d+\1.*")
+_VALGRIND = re.compile(rb"(==|--|\*\*)\d+\1.*|SB [0-9a-f]+")
 _SYSTEM_CALL = (b"SYSCALL[", b" -->")
 _SHOWN = 60
 

@@ -106,6 +106,23 @@ def record_memory(
         "command": list(command), "program": os.path.realpath(program), "page_size": 4096,
         "recorder": valgrind_version(valgrind), "system": os.uname().release,
     }  # fmt: skip
+    with path.open("wb") as file:
+        try:
+            return _record(valgrind, command, TraceWriter(file, info), os.path.realpath(program), tell, err)
+        except LabError:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _record(
+    valgrind: str,
+    command: Sequence[str],
+    writer: TraceWriter,
+    program: str,
+    tell: Callable[[int], None],
+    err: BinaryIO | None,
+) -> Recorded:
+    """Start the command and follow it; whatever happens, it does not outlive the recording."""
     read_fd, write_fd = os.pipe()
     options = [
         "-d", "--tool=lackey", "--trace-mem=yes", "--basic-counts=no", "--trace-syscalls=yes",
@@ -124,8 +141,7 @@ def record_memory(
     log = _DebugLog(child.stderr, err if err is not None else sys.stderr.buffer)
     log.start()
     try:
-        with path.open("wb") as file:
-            return _follow(child, log, read_fd, TraceWriter(file, info), os.path.realpath(program), tell)
+        return _follow(child, log, read_fd, writer, program, tell)
     except BaseException:
         child.kill()
         raise
