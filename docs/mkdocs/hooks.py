@@ -29,6 +29,12 @@ What programs use. Everything else is written down in the code, where it is.
 
 ::: emu.host.HostProcess
 
+## numpy on emulated memory
+
+::: emu.bridge.MappedArray
+
+::: emu.bridge.MappedView
+
 ## Workloads
 
 ::: emu.lab.lab.Lab
