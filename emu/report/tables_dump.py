@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from emu.hw.physmem import PhysMem
 from emu.hw.pte_format import PteFormat
+from emu.hw.swapops import pte_to_swp_entry, swp_offset, swp_type
 from emu.report.tables_layout import level_name, size_of
 from emu.report.tables_names import leaf_parts, table_parts
 
@@ -34,17 +35,23 @@ def _flags(fmt: PteFormat, entry: int, level: int, *, is_leaf: bool) -> str:
     return " ".join(name for name in names if name != "-")
 
 
+def _describe_absent(fmt: PteFormat, entry: int) -> tuple[str, str]:
+    """Do describe() for a PTE that the hardware does not take for valid: its bits are the kernel's own."""
+    if fmt.pte_protnone(entry):
+        return "PROTNONE", f"frame {fmt.pte_pfn(entry)}, no access at all"
+    if fmt.pte_file(entry):
+        return "FILE", f"file PTE: page {fmt.pte_to_pgoff(entry)} of the file, not mapped now"
+    swapped = pte_to_swp_entry(fmt, entry)
+    return "", f"swap PTE: area {swp_type(swapped)}, slot {swp_offset(swapped)}"
+
+
 def describe(fmt: PteFormat, entry: int, level: int) -> tuple[str, str]:
     """Return the names of an entry's set bits, and a sentence of what it means."""
     is_last = level == fmt.nr_levels - 1
     if entry == 0:
         return "", "nothing"
     if not fmt.pte_hw_present(entry):
-        if is_last and fmt.pte_protnone(entry):
-            return "PROTNONE", f"frame {fmt.pte_pfn(entry)}, no access at all"
-        if is_last and fmt.pte_file(entry):
-            return "FILE", f"file PTE: page {fmt.pte_to_pgoff(entry)} of the file, not mapped now"
-        return "", "not present"
+        return _describe_absent(fmt, entry) if is_last else ("", "not present")
     if not fmt.entry_is_leaf(entry, level):
         return _flags(fmt, entry, level, is_leaf=False), f"table in frame {fmt.table_pfn(entry)}"
     state = [rights(fmt, entry), "dirty" if fmt.pte_dirty(entry) else "clean"]

@@ -1,7 +1,8 @@
 """What /proc would say of swap and of promised memory."""
 
-from emu.hw.swapops import swp_entry_to_pte
+from emu.hw.swapops import swp_entry, swp_entry_to_pte
 from emu.lab.procfs import meminfo, pagemap, smaps, vmstat
+from emu.report.tables_dump import describe
 from tests.emu.mm.helpers import PAGE
 from tests.emu.mm.test_swap import push_out, small, written
 
@@ -44,4 +45,13 @@ def test_pagemap_names_slots_and_the_zero_page_is_no_file() -> None:
         assert process.mm.pt.get(vma.start + page * PAGE) == swp_entry_to_pte(machine.format, area << 57 | slot)
     assert words[2] & (PM_PRESENT | PM_SWAP | PM_FILE) == PM_PRESENT
     assert words[2] & (1 << 55) - 1 == machine.kernel.zero_pfn
+    machine.shutdown()
+
+
+def test_a_dumped_page_table_names_area_and_slot() -> None:
+    machine = small(swap=17 * PAGE)
+    machine.swapon(17 * PAGE)
+    fmt = machine.format
+    assert describe(fmt, swp_entry_to_pte(fmt, swp_entry(1, 9)), 3) == ("", "swap PTE: area 1, slot 9")
+    assert describe(fmt, 2, 2) == ("", "not present")
     machine.shutdown()

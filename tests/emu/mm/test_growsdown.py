@@ -1,0 +1,60 @@
+"""MAP_GROWSDOWN step by step on the emulated and on the real kernel: the same answers, the same mappings."""
+
+from collections.abc import Callable
+
+from emu.errors import Signal
+from emu.host import HostProcess
+from emu.process import Process
+from tests.emu.mm.helpers import PAGE, RO, RW, virtual_machine
+
+BASE = 1 << 37
+FIXED, SHARED, ANYWHERE = 0x32, 0x31, 0x22
+GROWSDOWN, POPULATE = 0x100, 0x8000
+NEAR = 600 * PAGE
+
+Either = Process | HostProcess
+STEPS: dict[str, Callable[[Either], object]] = {
+    "map": lambda one: one.sys_mmap(BASE, 2 * PAGE, RW, FIXED | GROWSDOWN, -1, 0),
+    "store below": lambda one: one.store(BASE - 3 * PAGE, b"x"),
+    "load further below": lambda one: one.load(BASE - 10 * PAGE, 4),
+    "a neighbour": lambda one: one.sys_mmap(BASE - 300 * PAGE, PAGE, RW, FIXED, -1, 0),
+    "the last page before the gap": lambda one: one.load(BASE - 43 * PAGE, 4),
+    "the gap": lambda one: one.load(BASE - 44 * PAGE, 4),
+    "a hint within the gap": lambda one: one.sys_mmap(BASE - 60 * PAGE, PAGE, RW, ANYWHERE, -1, 0) == BASE - 60 * PAGE,
+    "no access is a guard": lambda one: one.sys_mmap(BASE - 46 * PAGE, PAGE, 0, FIXED, -1, 0),
+    "close to the guard": lambda one: one.load(BASE - 45 * PAGE, 4),
+    "the guard": lambda one: one.load(BASE - 46 * PAGE, 4),
+    "a hole": lambda one: one.munmap(BASE - 20 * PAGE, 5 * PAGE),
+    "into the hole": lambda one: one.load(BASE - 17 * PAGE, 4),
+    "read-only": lambda one: one.mprotect(BASE - 5 * PAGE, 2 * PAGE, RO),
+    "shared": lambda one: one.sys_mmap(BASE + NEAR, PAGE, RW, SHARED | GROWSDOWN, -1, 0),
+    "another stack": lambda one: one.sys_mmap(BASE + 100 * PAGE, PAGE, RW, FIXED | GROWSDOWN, -1, 0),
+    "stacks may meet": lambda one: one.load(BASE + 5 * PAGE, 4),
+    "mlock does not grow it": lambda one: one.mlock(BASE - 60 * PAGE, PAGE),
+    "populated": lambda one: one.sys_mmap(BASE + 200 * PAGE, PAGE, RW, FIXED | GROWSDOWN | POPULATE, -1, 0),
+    "advised": lambda one: one.madvise(BASE + 198 * PAGE, 3 * PAGE, 4),
+    "many pages": lambda one: one.load(BASE + 190 * PAGE, 12 * PAGE),
+}
+
+
+def outcome(one: Either, step: Callable[[Either], object]) -> object:
+    try:
+        return step(one)
+    except OSError as error:
+        return error.errno
+    except Signal as signal:
+        return type(signal), signal.vaddr & -PAGE
+
+
+def test_a_mapping_that_grows_down_as_on_the_host() -> None:
+    machine, _ = virtual_machine()
+    with HostProcess() as host:
+        emulated = machine.spawn()
+        for name, step in STEPS.items():
+            assert outcome(emulated, step) == outcome(host, step), name
+            mappings = [
+                [(vma.start - BASE, vma.end - BASE) for vma in one.vmas if abs(vma.start - BASE) < NEAR]
+                for one in (emulated, host)
+            ]
+            assert mappings[0] == mappings[1], name
+    machine.shutdown()
