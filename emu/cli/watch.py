@@ -33,10 +33,10 @@ def register(app: typer.Typer) -> None:
     )(record)
 
 
-def check_interval(seconds: float) -> None:
+def check_seconds(option: str, seconds: float) -> None:
     """Refuse what typer's bounds let pass: nan and infinity."""
     if not math.isfinite(seconds):
-        raise typer.BadParameter(f"--interval {seconds} is no number of seconds")
+        raise typer.BadParameter(f"{option} {seconds} is no number of seconds")
 
 
 def watch(
@@ -51,7 +51,7 @@ def watch(
     Beside the mount's own word stands the real kernel's: its statistics of the mount, and the system's dirty memory.
     Opens no file on the mounts but their own statistics, so it does not disturb what it shows. Ctrl-C ends it.
     """
-    check_interval(interval)
+    check_seconds("--interval", interval)
     found = [Observer(path) for path in mountpoints]
     observers = list({observer.mountpoint: observer for observer in found}.values())
     try:
@@ -144,7 +144,8 @@ def record(
     """
     if mountpoint == NO_MOUNT and command:
         return record_trace(command, out)
-    check_interval(interval)
+    check_seconds("--interval", interval)
+    check_seconds("--seconds", seconds or 0.0)
     observer = Observer(mountpoint)
     config = {
         "mountpoint": observer.mountpoint,

@@ -211,5 +211,6 @@ def _sweep(instances: Path) -> None:
     """Remove what recordings that were killed left."""
     for instance in instances.glob(f"{_PREFIX}*"):
         pid = instance.name.removeprefix(_PREFIX)
-        if pid.isdigit() and not Path("/proc", pid).exists():
+        # One of our own number is left from a process before us.
+        if pid.isdigit() and (int(pid) == os.getpid() or not Path("/proc", pid).exists()):
             _remove(instance)

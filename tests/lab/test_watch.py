@@ -157,6 +157,8 @@ def test_an_interval_that_is_none_is_refused(
         error = capsys.readouterr().err
         assert error.startswith("fremap: Invalid value")
         assert error.count("\n") == 1
+    assert frame.run(["record", str(tmp_path), "--seconds", interval.replace("0", "nan")]) == 2
+    capsys.readouterr()
 
 
 @pytest.mark.fuse
