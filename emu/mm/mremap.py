@@ -45,7 +45,9 @@ def do_mremap(
     if not old_nbytes and not vma.flags & VM_MAYSHARE:
         raise OSError(errno.EINVAL, "mremap of length 0 duplicates shared mappings only")
     if fixed:
-        _find_vma(mm, vaddr, min(old_nbytes, new_nbytes))
+        vma = _find_vma(mm, vaddr, min(old_nbytes, new_nbytes))
+        # By what is mapped now, whatever the new range's unmapping will give back.
+        _check_growth(mm, vma, (new_nbytes - old_nbytes) >> k.page_shift)
         do_munmap(k, mm, new_vaddr, new_nbytes)
         # An old range that wraps is not seen to overlap the new one; its mapping may be gone now (mremap_to).
         _find_vma(mm, vaddr, 0)
@@ -55,7 +57,8 @@ def do_mremap(
     if old_nbytes == new_nbytes and not fixed:
         return vaddr
     vma = _find_vma(mm, vaddr, old_nbytes)
-    _check_growth(mm, vma, (new_nbytes - old_nbytes) >> k.page_shift)
+    if not fixed:
+        _check_growth(mm, vma, (new_nbytes - old_nbytes) >> k.page_shift)
     stays = not fixed and bool(old_nbytes) and _may_grow_in_place(mm, vma, vaddr, old_nbytes, new_nbytes)
     if not stays and not flags & MREMAP_MAYMOVE:
         raise OSError(errno.ENOMEM, f"no room to grow at {vaddr:#x}, and MREMAP_MAYMOVE is not given")
