@@ -1,6 +1,7 @@
 """Traces: Perfetto's own messages parse what is written, and the kernel's own print formats fit the ftrace text."""
 
 import json
+import mmap
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -36,7 +37,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "file").write_bytes(bytes(NR_PAGES * PAGE))
     log = EventLog(directory / "events.npy")
     params = DirtyParams(background_bytes=8 * PAGE, dirty_bytes=16 * PAGE, max_pause_s=0.05)
-    machine = Machine(ram=64 * PAGE, clock=VirtualClock(5.0), params=params, events=log, io_depth=2, readahead=4)
+    clock = VirtualClock(5.0)
+    machine = Machine(
+        ram=64 * PAGE, clock=clock, params=params, events=log, io_depth=2, readahead=4, swap="1M", huge_pages=False
+    )
     process = machine.spawn()
     mapping = process.mmap(str(directory / "file"), 0)
     process.remap_file_pages(mapping.vaddr, PAGE, 0, 7)
@@ -47,6 +51,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     process.msync(mapping.vaddr, NR_PAGES * PAGE)
     with pytest.raises(OSError, match="madvise"):
         process.madvise(mapping.vaddr, PAGE, 999)
+    anonymous = process.mmap(-1, NR_PAGES * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for page in [*range(NR_PAGES), 0]:
+        anonymous[page * PAGE] = 1
     process.store(mapping.vaddr, b"x")
     vmstat = machine.vmstat.snapshot()
     machine.power_off()
@@ -55,6 +62,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "manifest.json").write_text(json.dumps(manifest))
     (directory / "counters.json").write_text(json.dumps({"vmstat": vmstat}))
     assert vmstat["nr_throttled"]
+    assert vmstat["pswpout"]
+    assert vmstat["pswpin"]
     assert vmstat["pgsteal_direct"] + vmstat["pgsteal_kswapd"]
     return directory
 
@@ -140,12 +149,12 @@ LINE = re.compile(
 
 def as_pattern(print_format: str) -> re.Pattern[str]:
     """Make a pattern of a tracepoint's print format: numbers as it wants them, words for the rest."""
-    numbers = {"u": r"\d+", "d": r"-?\d+", "x": "[0-9a-f]+", "ps": "0x[0-9a-f]+", "s": r"\S.*?|"}
+    numbers = {"u": r"\d+", "d": r"-?\d+", "x": "[0-9a-f]+", "ps": "0x[0-9a-f]+", "p": "0x[0-9a-f]+", "s": r"\S.*?|"}
 
     def one(found: re.Match[str]) -> str:
         return f"(?:{numbers[found[1]]})"
 
-    return re.compile(re.sub(r"%l*(ps|[udxs])", one, re.escape(print_format).replace(r"\%", "%")))
+    return re.compile(re.sub(r"%l*(ps|[udxsp])", one, re.escape(print_format).replace(r"\%", "%")))
 
 
 def test_ftrace_text_has_the_kernels_names_and_fields(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +178,7 @@ def test_ftrace_text_has_the_kernels_names_and_fields(run: Path, capsys: pytest.
     assert seen >= {
         "page_fault_user", "mm_filemap_add_to_page_cache", "mm_filemap_delete_from_page_cache", "balance_dirty_pages",
         "writeback_dirty_folio", "global_dirty_state", "bdi_dirty_ratelimit", "tlb_flush", "sys_enter", "sys_exit",
-        "sched_switch", "writeback_start", "writeback_written",
+        "sched_switch", "writeback_start", "writeback_written", "mm_vmscan_write_folio",
     }  # fmt: skip
     events = read_events(run / "events.npy")
     assert sum(" page_fault_user: " in line for line in body) == (events["kind"] == EventKind.FAULT).sum()

@@ -115,6 +115,8 @@ class _Converter:
             EventKind.DELETE_FROM_PAGE_CACHE: self._cached,
             EventKind.FLUSHER: self._flusher,
             EventKind.COUNTER: self._counter,
+            EventKind.SWAPOUT: self._swapped,
+            EventKind.SWAPIN: self._swapped,
         }
         self._last: Event | None = None
 
@@ -224,6 +226,10 @@ class _Converter:
     def _cached(self, event: Event) -> None:
         self._nr_cached += 1 if event.kind == EventKind.ADD_TO_PAGE_CACHE else -1
         self._point(event, "nr_file_pages", "pages", self._nr_cached)
+
+    def _swapped(self, event: Event) -> None:
+        name = "swap out" if event.kind == EventKind.SWAPOUT else "swap in"
+        self._instant(event, name, {"area": event.arg, "slot": event.pgoff})
 
     def _flusher(self, event: Event) -> None:
         name = "wb_writeback: periodic" if event.flags & 2 else "wb_writeback: background"

@@ -5,8 +5,8 @@ v6.18 shows them in events/*/*/format (v6.12 and before say bdi_setpoint and bdi
 only an emulator sees (page_mkclean, writes in flight, counters) is written as user space writes to trace_marker, in
 the words that trace viewers know: B|pid|name, E|pid, S and F with a cookie, I|pid|name, C|pid|name|value.
 
-What the emulated kernel does not count is 0: instruction pointers, and of balance_dirty_pages dirtied, dirtied_pause,
-paused and think.
+What the emulated kernel does not count is 0: instruction pointers, addresses of struct page, and of balance_dirty_pages
+dirtied, dirtied_pause, paused and think.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,6 +41,7 @@ FORMATS = {
     "vmscan:mm_vmscan_direct_reclaim_end": "nr_reclaimed=%lu",
     "vmscan:mm_vmscan_kswapd_wake": "nid=%d order=%d",
     "vmscan:mm_vmscan_kswapd_sleep": "nid=%d",
+    "vmscan:mm_vmscan_write_folio": "page=%p pfn=0x%lx flags=%s",
     "writeback:balance_dirty_pages": (
         "bdi %s: limit=%lu setpoint=%lu dirty=%lu wb_setpoint=%lu wb_dirty=%lu dirty_ratelimit=%lu task_ratelimit=%lu"
         " dirtied=%u dirtied_pause=%u paused=%lu pause=%ld period=%lu think=%ld cgroup_ino=%lu"
@@ -117,6 +118,8 @@ class _Writer:
             EventKind.DELETE_FROM_PAGE_CACHE: self._deleted,
             EventKind.FLUSHER: self._flusher,
             EventKind.COUNTER: self._counter,
+            EventKind.SWAPOUT: self._swapped_out,
+            EventKind.SWAPIN: self._swapped_in,
         }
 
     def take(self, event: Event) -> None:
@@ -238,6 +241,14 @@ class _Writer:
 
     def _deleted(self, event: Event) -> None:
         self._say(event, event.end_ns, f"mm_filemap_delete_from_page_cache: {self._page(event)}")
+
+    def _swapped_out(self, event: Event) -> None:
+        what = f"mm_vmscan_write_folio: page=0x0 pfn=0x{event.pfn:x} flags=RECLAIM_WB_ANON|RECLAIM_WB_ASYNC"
+        self._say(event, event.end_ns, what)
+
+    def _swapped_in(self, event: Event) -> None:
+        pid = self._current(event).pid
+        self._mark(event, event.end_ns, f"I|{pid}|swap_readpage area={event.arg} slot={event.pgoff}")
 
     def _page(self, event: Event) -> str:
         file = self.book.file(event.mapping)
