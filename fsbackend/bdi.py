@@ -7,7 +7,7 @@ added; a `BackingDevInfo` is the mutable state of one device.
 from dataclasses import dataclass, field
 from enum import IntFlag
 
-from fsbackend.throttle import DirtyParams, Thresholds, WbThrottle, wb_calc_thresh
+from fsbackend.throttle import DirtyParams, DirtyTask, Thresholds, WbThrottle, wb_calc_thresh
 
 
 class BdiCap(IntFlag):
@@ -209,7 +209,9 @@ class BackingDevInfo:
         """Return this device's part of the machine-wide limits."""
         return wb_calc_thresh(limits, share=self.share, min_ratio=self.min_ratio, max_ratio=self.max_ratio)
 
-    def balance(self, now_s: float, pages_dirtied: int, global_dirty: int, limits: Thresholds) -> float:
+    def balance(
+        self, now_s: float, pages_dirtied: int, global_dirty: int, limits: Thresholds, task: DirtyTask | None = None
+    ) -> float:
         """Return the pause in seconds that a dirtier of this device owes now (WbThrottle.balance)."""
         return self.throttle.balance(
             now_s,
@@ -219,4 +221,5 @@ class BackingDevInfo:
             limits,
             bdi_thresholds=self.thresholds(limits) if self.strict_limit or global_dirty > limits.freerun else None,
             strict=self.strict_limit,
+            task=task,
         )

@@ -14,13 +14,16 @@ from fsbackend.bdi import BackingDevInfo
 from fsbackend.pagepool import PagePool
 from fsbackend.pages import PAGE_SHIFT
 from fsbackend.storeio import StoreIo
-from fsbackend.throttle import Thresholds
+from fsbackend.throttle import DirtyTask, Thresholds
 
 if TYPE_CHECKING:
     from fsbackend.cachedfile import CachedFile
 
 RESERVE_NBYTES = 1 << 20
 """Room in the store that buffered writes leave for its own metadata."""
+
+MAX_DIRTIERS = 1024
+"""When more threads than these have written, those that owe nothing are forgotten."""
 
 PAUSE_BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200)
 """Upper bounds of the histogram of pauses; the law asks for none above the last (max_pause_s)."""
@@ -48,6 +51,7 @@ class Cache:
         self.longest_pause_s = 0.0
         self.free_nbytes: Callable[[], int] = lambda: 1 << 62
         self.max_file_nbytes = 1 << 63
+        self._dirtiers: dict[int, DirtyTask] = {}
         self._room_nbytes = 0
         self._room_until_s = 0.0
 
@@ -73,11 +77,16 @@ class Cache:
         with self.lock:
             self.bdi.account_page_cleaned(nr_pages)
 
-    def balance(self, pages_dirtied: int) -> float:
-        """Return the pause in seconds that the dirtier of so many pages owes."""
+    def balance(self, pages_dirtied: int, pid: int = 0) -> float:
+        """Return the pause in seconds that thread `pid`, the dirtier of so many pages, owes; no other pays for it."""
         with self.lock:
+            now_s = self.clock()
             own = self.bdi.nr_reclaimable_and_writeback
-            return self.bdi.balance(self.clock(), pages_dirtied, own + self.others_dirty, self.limits)
+            task = self._dirtiers.setdefault(pid, DirtyTask())
+            pause_s = self.bdi.balance(now_s, pages_dirtied, own + self.others_dirty, self.limits, task)
+            if len(self._dirtiers) > MAX_DIRTIERS:
+                self._dirtiers = {pid: one for pid, one in self._dirtiers.items() if one.paused_until_s > now_s}
+            return pause_s
 
     def reserve(self, nbytes: int) -> bool:
         """Return whether the store surely has room for so many more bytes than were accepted before.

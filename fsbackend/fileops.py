@@ -59,23 +59,24 @@ class FileHandlers(Handlers):
         data = block.request[start : start + nbytes]
         nr_dirtied = self.fs.write(fi.contents.fh, offset, data, whole)
         if nr_dirtied:
-            pause_s = self.fs.cache.balance(nr_dirtied)
+            pid = self._cred(req).pid
+            pause_s = self.fs.cache.balance(nr_dirtied, pid)
             if pause_s > 0:
-                self._hold_write(req, nbytes, pause_s)
+                self._hold_write(req, nbytes, pause_s, pid)
                 return
         ll.reply_write(req, nbytes)
 
-    def _hold_write(self, req: int, nbytes: int, pause_s: float) -> None:
+    def _hold_write(self, req: int, nbytes: int, pause_s: float, pid: int) -> None:
         cache = self.fs.cache
         asked_s = began_s = cache.clock()
-        self.throttled[req] = (self._cred(req).pid, asked_s)
+        self.throttled[req] = (pid, asked_s)
 
         def due() -> float:
             nonlocal began_s
             now_s = cache.clock()
             cache.record_pause(now_s - began_s)
             began_s = now_s
-            again_s = cache.balance(0)
+            again_s = cache.balance(0, pid)
             if again_s <= 0:
                 self.throttled.pop(req, None)
                 ll.reply_write(req, nbytes)

@@ -150,7 +150,7 @@ def dirty_poll_interval(dirty: int, limit: int) -> int:
 
 @dataclass(slots=True)
 class DirtyTask:
-    """What the kernel keeps in task_struct for one dirtier: the virtual time up to which it has paid."""
+    """What the kernel keeps in task_struct for one dirtier: the virtual time up to which it has paid, 0 at first."""
 
     paused_until_s: float = 0.0
 
@@ -245,10 +245,11 @@ class WbThrottle:
             task.paused_until_s = now_s + max_pause_s
             return max_pause_s
         period_s = pages_dirtied / ratelimit
-        pause_s = period_s - (now_s - task.paused_until_s)
+        paid_until_s = task.paused_until_s or now_s
+        pause_s = period_s - (now_s - paid_until_s)
         if pause_s < self._min_pause(max_pause_s):
             # Too short to sleep for: owed until the next call. A long think time is not saved up.
-            task.paused_until_s = now_s if pause_s < -1.0 else task.paused_until_s + period_s
+            task.paused_until_s = now_s if pause_s < -1.0 else paid_until_s + period_s
             return 0.0
         pause_s = min(pause_s, max_pause_s)
         task.paused_until_s = now_s + pause_s
