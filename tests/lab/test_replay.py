@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emu.hw.jit import pure
 from emu.hw.mmu import AccessKind, kind_of
 from emu.lab.errors import LabError
 from emu.lab.ground import plain_ground
@@ -18,8 +19,9 @@ from emu.lab.memtrace.container import Trace, TraceWriter
 from emu.lab.memtrace.opening import find_trace, open_trace
 from emu.lab.memtrace.words import Call, File, Kind, Label, Op, U64Array, pack
 from emu.lab.progress import NoProgress
-from emu.lab.replay.expand import expand, values_of
+from emu.lab.replay.expand import expand, no_recent_pages, values_of
 from emu.lab.replay.faithful import replay
+from emu.lab.replay.kernels import count_pieces, fill_pieces, touched_pages
 from emu.lab.replay.player import Player
 from emu.lab.replay.result import Replay, StrategyRow
 from emu.lab.replay.rewired import price
@@ -113,6 +115,27 @@ def test_accesses_become_what_the_mmu_takes(accesses: list[Access]) -> None:
     assert batch.pages.tolist() == sorted(touched)
     assert batch.values.tolist() == values_of(5, len(expected)).tolist()
     assert len(set(batch.values.tolist())) == len(expected), "each store has a value of its own"
+
+
+def test_the_compiled_passes_do_what_their_python_does() -> None:
+    rng = np.random.default_rng(2)
+    vaddrs = rng.integers(BASE, BASE + 9 * PAGE, 300, np.uint64)
+    words = pack(vaddrs, rng.integers(0, 70, 300), rng.integers(0, 4, 300))
+    total = int(count_pieces(words, vaddrs, np.uint64(PAGE)))
+    filled, touched = [], []
+    with np.errstate(over="ignore"):
+        assert int(pure(count_pieces)(words, vaddrs, np.uint64(PAGE))) == total
+        for fill, touch in ((fill_pieces, touched_pages), (pure(fill_pieces), pure(touched_pages))):
+            where, values, pages = np.zeros(total, np.uint64), np.zeros(total, np.uint64), np.zeros(600, np.uint64)
+            kinds = np.zeros(total, np.uint8)
+            fill(words, vaddrs, np.uint64(12), np.uint64(9), where, kinds, values, pages, no_recent_pages())
+            filled.append([array.tolist() for array in (where, kinds, values, pages)])
+            code, data, stored = (np.zeros(600, np.uint64) for _ in range(3))
+            counts = np.zeros(7, np.uint64)
+            touch(words, vaddrs, np.uint64(12), code, data, stored, no_recent_pages(3), counts)
+            touched.append([array.tolist() for array in (code, data, stored, counts)])
+    assert filled[0] == filled[1]
+    assert touched[0] == touched[1]
 
 
 @settings(max_examples=100, deadline=None)
