@@ -35,6 +35,11 @@ class RamNode(Node):
         if modified:
             self.mtime_ns = self.ctime_ns
 
+    def accessed(self) -> None:
+        """Set atime to now if it is older than the last change, as the mount option relatime does."""
+        if self.atime_ns <= max(self.mtime_ns, self.ctime_ns):
+            self.atime_ns = current_time_ns()
+
 
 class RamFile:
     """A regular file's bytes in RAM; pages that were never written are holes."""
@@ -64,6 +69,7 @@ class RamFile:
                 if not self.pages.covers(offset, nbytes):
                     out[:] = bytes(nbytes)
                 self.pages.overlay(offset, out)
+                self.node.accessed()
             return nbytes
 
     def write(self, offset: int, data: memoryview, *, direct: bool, block: Block | None = None) -> int:  # noqa: ARG002 - RAM is direct

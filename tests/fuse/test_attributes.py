@@ -25,6 +25,22 @@ def test_times_in_nanoseconds(mounted: TemporaryMount) -> None:
     assert path.stat().st_atime_ns == -5_000_000_000
 
 
+def test_a_read_moves_atime(mounted: TemporaryMount) -> None:
+    """As under relatime: only if the file was changed since it was last read."""
+    path = mounted.path / "file"
+    path.write_bytes(b"x" * 10_000)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # else the kernel's cache answers, and nobody hears of it
+        os.utime(path, ns=(1, path.stat().st_mtime_ns))
+        time.sleep(0.02)
+        os.pread(fd, 100, 0)
+        assert path.stat().st_atime_ns > path.stat().st_mtime_ns
+    finally:
+        os.close(fd)
+
+
 def test_a_write_moves_mtime_and_ctime(mounted: TemporaryMount) -> None:
     path = mounted.path / "file"
     path.write_bytes(b"x")
