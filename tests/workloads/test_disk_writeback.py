@@ -53,6 +53,8 @@ def test_the_limit_holds_in_the_mount_and_in_the_kernel(filesystem: str, place: 
     for one in found:
         assert one.most_dirty <= one.cell.limit * TOLERANCE, one.row
         assert one.fsync_s
+        # The limit is in force, not only far away.
+        assert max(sample.own_limit for sample in one.samples) == pytest.approx(one.cell.limit, rel=0.05)
         assert one.row.disk_per_byte >= 1
         # What the page shows is what was recorded.
         kept = read_samples(tmp_path / one.cell.name)
