@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,8 @@ class InodeTable:
         self.lock = threading.RLock()
         self.nodes: dict[int, Node] = {}
         self.lingering: set[Node] = set()
-        self.waiting: set[Node] = set()
+        self.waiting: dict[Node, Node | None] = {}
+        self._nr_waiting_in: Counter[Node] = Counter()
         self._next_id = ROOT_ID
         self.control: ControlTree | None = None
         self._register(store.root)
@@ -96,10 +98,12 @@ class InodeTable:
             return
         if not self._close_data(node) or node.nlookup > 0:
             return
+        self._wait_no_more(node)
         if self._must_wait(node):
-            self.waiting.add(node)
+            self.waiting[node] = node.parent
+            if node.parent is not None:
+                self._nr_waiting_in[node.parent] += 1
             return
-        self.waiting.discard(node)
         self.lingering.discard(node)
         del self.nodes[node.id]
         node.id = 0
@@ -108,7 +112,7 @@ class InodeTable:
     def _must_wait(self, node: Node) -> bool:
         """Return whether a power cut would still need this inode, or the way through it to one that it needs."""
         if node.is_dir:
-            return any(other.parent is node for other in self.waiting)
+            return node in self._nr_waiting_in
         if not self.cache.io.remembers(node) or not isinstance(self.store, DirStore):
             return False
         with contextlib.suppress(FileNotFoundError):
@@ -116,6 +120,13 @@ class InodeTable:
                 return True
         self.cache.io.forget(node)
         return False
+
+    def _wait_no_more(self, node: Node) -> None:
+        parent = self.waiting.pop(node, None)
+        if parent is not None:
+            self._nr_waiting_in[parent] -= 1
+            if not self._nr_waiting_in[parent]:
+                del self._nr_waiting_in[parent]
 
     def _close_data(self, node: Node) -> bool:
         """Let the bytes of a file go if nobody has it open and nothing waits; return whether they are gone."""
@@ -148,8 +159,10 @@ class InodeTable:
                 if node in self.lingering and self._close_data(node) and node.nlookup <= 0 and node.id:
                     self._try_drop(node)
         for node in list(self.waiting):
+            if not node.is_dir and self.cache.io.remembers(node):
+                continue
             with self.lock:
-                self.waiting.discard(node)
+                self._wait_no_more(node)
                 if node.nlookup <= 0 and node.id:
                     self._try_drop(node)
 

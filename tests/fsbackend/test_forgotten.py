@@ -84,6 +84,28 @@ def test_nothing_waits_after_a_barrier(served: Served) -> None:
     assert set(served.fs.nodes) == {ROOT_ID}
 
 
+def test_the_way_to_a_waiting_inode_waits_too(served: Served) -> None:
+    """A directory renamed while the file in it was forgotten: the cut finds the file all the same."""
+    fs = served.fs
+    folder = fs.mkdir(ROOT_ID, b"folder", 0o755, served.cred)
+    node, number = fs.create(folder.id, b"file", 0o644, os.O_RDWR, served.cred)
+    fs.fsync(number, datasync=False)
+    fs.write(number, 0, memoryview(b"never" * 2000))
+    fs.release(number)
+    for file in fs.cache.oldest():
+        file.write_back_all()
+    fs.forget(node.id, node.nlookup)
+    fs.forget(folder.id, folder.nlookup)
+    fs.reap()
+    assert set(fs.waiting) == {node, folder}
+    fs.rename(ROOT_ID, b"folder", ROOT_ID, b"moved")
+    served.cutter.cut()
+    assert fs.lookup(fs.lookup(ROOT_ID, b"moved").id, b"file") is node
+    assert fs.attr(node).nbytes == 0
+    assert fs.sync() == []
+    assert not fs.waiting
+
+
 def test_a_removed_file_does_not_wait(served: Served) -> None:
     served.write(b"file", b"x" * 5000, sync=False)
     served.fs.unlink(ROOT_ID, b"file")
