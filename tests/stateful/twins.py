@@ -21,9 +21,11 @@ from emu.mm.inode import Inode
 from emu.mm_types.clock import VirtualClock
 from emu.mm_types.page import PG_ANON
 from emu.mm_types.vma import (
+    VM_ACCOUNT,
     VM_DONTCOPY,
     VM_DONTDUMP,
     VM_EXEC,
+    VM_GROWSDOWN,
     VM_HUGEPAGE,
     VM_LOCKED,
     VM_MAYEXEC,
@@ -32,6 +34,7 @@ from emu.mm_types.vma import (
     VM_MAYWRITE,
     VM_MERGEABLE,
     VM_NOHUGEPAGE,
+    VM_NORESERVE,
     VM_RAND_READ,
     VM_READ,
     VM_SEQ_READ,
@@ -54,6 +57,7 @@ FLAGS = {
     VM_READ: "rd", VM_WRITE: "wr", VM_EXEC: "ex", VM_SHARED: "sh", VM_MAYREAD: "mr", VM_MAYWRITE: "mw",
     VM_MAYEXEC: "me", VM_MAYSHARE: "ms", VM_LOCKED: "lo", VM_SEQ_READ: "sr", VM_RAND_READ: "rr", VM_DONTCOPY: "dc",
     VM_WIPEONFORK: "wf", VM_DONTDUMP: "dd", VM_HUGEPAGE: "hg", VM_NOHUGEPAGE: "nh", VM_MERGEABLE: "mg",
+    VM_ACCOUNT: "ac", VM_NORESERVE: "nr", VM_GROWSDOWN: "gd",
 }  # fmt: skip
 """What /proc/PID/smaps calls the flags that both kernels have."""
 
