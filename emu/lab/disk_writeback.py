@@ -118,8 +118,7 @@ def kernel_sample(stats: Path, disk: LoopDisk) -> Sample:
 def _ground(cell: Cell, disk: LoopDisk, place: Path) -> Iterator[tuple[Path, Callable[[], Sample]]]:
     """Yield where to write, and how to look at what is dirty there."""
     if cell.via == "kernel":
-        disk.limit(cell.limit)
-        with debugfs(place) as debug:
+        with disk.limited(cell.limit), debugfs(place) as debug:
             stats = debug / "bdi" / disk.bdi / "stats"
             if not stats.is_file():
                 raise LabError(f"debugfs has no {stats.relative_to(debug)}: this kernel does not tell its dirty pages")

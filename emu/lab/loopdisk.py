@@ -46,13 +46,25 @@ class LoopDisk:
         words = (Path("/sys/class/block") / Path(self.device).name / "stat").read_text(encoding="ascii").split()
         return int(words[9]) / 1000
 
-    def limit(self, nbytes: int) -> None:
-        """Have the real kernel hold this filesystem to so many dirty bytes, and judge it by them alone."""
-        for name, value in (("strict_limit", 1), ("max_bytes", nbytes)):
-            try:
-                (_BDI / self.bdi / name).write_text(f"{value}\n", encoding="ascii")
-            except OSError as error:
-                raise LabError(f"{_BDI / self.bdi / name}: {error.strerror} (needs Linux 6.2)") from error
+    @contextmanager
+    def limited(self, nbytes: int) -> Iterator[None]:
+        """Have the real kernel hold this filesystem to so many dirty bytes meanwhile, and judge it by them alone.
+
+        A loop device keeps its limits when its file is detached: whoever has it next would inherit them.
+        """
+        bdi = _BDI / self.bdi
+        try:
+            paths = [bdi / name for name in ("max_ratio_fine", "strict_limit")]
+            before = [(path, path.read_text(encoding="ascii")) for path in paths]
+            for name, value in (("strict_limit", 1), ("max_bytes", nbytes)):
+                (bdi / name).write_text(f"{value}\n", encoding="ascii")
+        except OSError as error:
+            raise LabError(f"{error.filename}: {error.strerror} (needs Linux 6.2)") from error
+        try:
+            yield
+        finally:
+            for path, text in before:
+                path.write_text(text, encoding="ascii")
 
 
 def why_no_loop_disk(filesystem: str) -> str | None:

@@ -28,11 +28,18 @@ def mounts_under(place: Path) -> list[str]:
     return [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(place) in line]
 
 
+def limits_of_loop_devices() -> dict[str, str]:
+    names = ("strict_limit", "max_ratio_fine")
+    return {str(path): path.read_text() for name in names for path in Path("/sys/class/bdi").glob(f"7:*/{name}")}
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "place"
     directory.mkdir()
+    before = limits_of_loop_devices()
     yield directory
+    assert limits_of_loop_devices() == before
     assert loop_devices_of(tmp_path) == []
     assert mounts_under(tmp_path) == []
     assert list(directory.iterdir()) == []
