@@ -24,7 +24,7 @@ from emu.lab.replay.faithful import replay
 from emu.lab.replay.kernels import count_pieces, fill_pieces, touched_pages
 from emu.lab.replay.player import Player
 from emu.lab.replay.result import Replay, StrategyRow
-from emu.lab.replay.rewired import price
+from emu.lab.replay.rewired import FILE_NAME, price
 from emu.lab.replay.shadow import Shadow, cut_at_pages
 from emu.lab.replay.space import Sort, Space
 from emu.lab.replay.survey import WINDOWS, survey
@@ -408,6 +408,16 @@ def test_without_writebacks_or_accounting_nothing_is_lost() -> None:
     assert priced(rewired_trace(), "dirty_index", fmt="i386").lost_pages == 0
 
 
+def test_a_file_of_the_users_is_not_overwritten() -> None:
+    trace = rewired_trace()
+    with plain_ground() as ground, Lab(ground, LabOptions()) as lab:
+        kept = ground.directory / FILE_NAME
+        kept.write_text("mine")
+        with pytest.raises(LabError, match="exists"):
+            price(lab, trace, survey(trace, 12, nothing), writebacks=0, advance=nothing)
+        assert [path.read_text() for path in ground.directory.iterdir()] == ["mine"]
+
+
 # Real programs
 
 def test_a_bundled_trace_replays_whole() -> None:
@@ -458,6 +468,6 @@ def test_the_player_leaves_nothing_open(tmp_path: Path) -> None:
         lab.boot()
         player = Player(lab, trace, survey(trace, 12, nothing))
         player.play(nothing)
-        assert [path.stat().st_size for path in ground.directory.iterdir()] == [5]
+        assert [path.stat().st_size for path in ground.directory.glob("*/*")] == [5]
         player.close()
         assert not list(ground.directory.iterdir())

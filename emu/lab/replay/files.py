@@ -8,12 +8,12 @@ not the one that was recorded (another size), is stood in for by zeros.
 import contextlib
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from emu.lab.memtrace.container import Trace
 from emu.lab.memtrace.words import Call, Op
 
-_PREFIX = "replay-"
 _PAGE_MASK = 4095
 
 
@@ -39,7 +39,8 @@ class MappedFiles:
     def __init__(self, trace: Trace, directory: Path) -> None:
         self.stand_ins: list[str] = []
         self.copies: dict[str, Path] = {}
-        self._directory = directory
+        # A directory of its own: the one given may be the user's.
+        self._directory = Path(tempfile.mkdtemp(prefix="fremap-replay-", dir=directory))
         self._lengths = _lengths(trace)
         self._descriptors: dict[str, int] = {}
         self._made: list[Path] = []
@@ -87,7 +88,7 @@ class MappedFiles:
 
     def _new(self, path: str) -> Path:
         name = "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in Path(path).name)
-        made = self._directory / f"{_PREFIX}{len(self._made)}-{name[:64]}"
+        made = self._directory / f"{len(self._made)}-{name[:64]}"
         made.write_bytes(b"")
         self._made.append(made)
         return made
@@ -101,3 +102,5 @@ class MappedFiles:
         self._descriptors.clear()
         for path in self._made:
             path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._directory.rmdir()

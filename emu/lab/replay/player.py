@@ -74,7 +74,6 @@ class Player:
         self.anonymous = anonymous
         self.space = Space()
         self.ever = Space()
-        self.files = MappedFiles(trace, lab.directory)
         self.shadows: list[tuple[str, Shadow]] = []
         self.mishaps = Mishaps()
         self.calls: Counter[str] = Counter()
@@ -88,6 +87,8 @@ class Player:
         # Shared mappings that can be checked: their places in files, by the number that `space` knows.
         self.shared: list[tuple[int, int]] = []
         self._on_window = on_window
+        # Last: what it makes is removed by close(), which nobody calls if this fails.
+        self.files = MappedFiles(trace, lab.directory)
 
     def play(self, advance: Callable[[int], None]) -> None:
         """Play the whole trace; `advance` is called with accesses done.

@@ -10,6 +10,7 @@ process reads what the file holds.
 import mmap as host_mmap
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -35,15 +36,17 @@ _GUEST = 0
 class RewiredPlayer(Player):
     """Plays a trace with everything writable in the guest's file."""
 
-    def __init__(self, lab: Lab, trace: Trace, survey: Survey, *, anonymous: bool, writebacks: int) -> None:
+    def __init__(
+        self, lab: Lab, trace: Trace, survey: Survey, path: Path, *, anonymous: bool, writebacks: int
+    ) -> None:
         super().__init__(lab, trace, survey, anonymous=anonymous, on_window=self._maybe_sync)
         shift = np.uint64(survey.page_shift)
         pages = self.relocation.vaddrs(survey.pages << shift) >> shift
         order = np.argsort(pages)
         self._pages: U64Array = pages[order]
         self._pgoffs: U64Array = survey.first_order[order]
-        self.path = lab.directory / FILE_NAME
-        with self.path.open("wb") as file:
+        self.path = path
+        with path.open("wb") as file:
             file.truncate(len(pages) * self.page_size)
         self.shadow = Shadow(bytes(len(pages) * self.page_size))
         self.shadows.append((FILE_NAME, self.shadow))
@@ -125,39 +128,46 @@ def price(
 ) -> StrategyRow:
     """Replay a trace as a guest's under the lab's reverse map, cut the power, and return what it paid."""
     began_s = time.perf_counter()
-    machine = lab.boot(ram=ram_for(survey), huge_pages=False)
-    player = RewiredPlayer(lab, trace, survey, anonymous=anonymous, writebacks=writebacks)
-    try:
-        player.play(advance)
-        memory = measure_mapping(machine, player.process)
-        player.msync_all()
-        stat = machine.vmstat
-        visits = stat.mkclean_pte_visits + stat.mkclean_node_visits
-        if player.accounted:
-            machine.power_off()
-            lab.ground.crash()
-        else:
-            machine.shutdown()
-        places = lab.ground.places(FILE_NAME)
-        promised = player.promised_pages()
-        wrong = [player.shadow.differing_pages(path, player.page_size) for path in places.values()]
-        lost = [promised.intersection(pages) for pages in wrong]
-        if any(each != lost[0] for each in lost):
-            raise BrokenExpectation(f"{' and '.join(places)} differ in which pages are lost")
-        return StrategyRow(
-            rmap=lab.options.rmap,
-            faults=stat.pgfault,
-            mkclean_calls=stat.mkclean_calls,
-            visits_per_mkclean=round(visits / stat.mkclean_calls, 2) if stat.mkclean_calls else 0.0,
-            pte_visits=stat.mkclean_pte_visits,
-            node_visits=stat.mkclean_node_visits,
-            own_bytes=machine.kernel.rmap.cost.nbytes_peak,
-            pte_bytes=memory.pte_bytes,
-            nr_vmas=memory.nr_vmas,
-            dirty_pages=player.shadow.nr_stored_pages(player.page_size),
-            lost_pages=len(lost[0]),
-            seconds=round(time.perf_counter() - began_s, 3),
-        )
-    finally:
-        player.close()
-        player.path.unlink(missing_ok=True)
+    lab.boot(ram=ram_for(survey), huge_pages=False)
+    with lab.new_file(FILE_NAME) as path:
+        player = RewiredPlayer(lab, trace, survey, path, anonymous=anonymous, writebacks=writebacks)
+        try:
+            player.play(advance)
+            row = _cut_power(lab, player)
+        finally:
+            player.close()
+    row.seconds = round(time.perf_counter() - began_s, 3)
+    return row
+
+
+def _cut_power(lab: Lab, player: RewiredPlayer) -> StrategyRow:
+    """Call msync, cut the power, compare the file with what was stored."""
+    machine = lab.machine
+    memory = measure_mapping(machine, player.process)
+    player.msync_all()
+    stat = machine.vmstat
+    visits = stat.mkclean_pte_visits + stat.mkclean_node_visits
+    if player.accounted:
+        machine.power_off()
+        lab.ground.crash()
+    else:
+        machine.shutdown()
+    places = lab.ground.places(FILE_NAME)
+    promised = player.promised_pages()
+    wrong = [player.shadow.differing_pages(path, player.page_size) for path in places.values()]
+    lost = [promised.intersection(pages) for pages in wrong]
+    if any(each != lost[0] for each in lost):
+        raise BrokenExpectation(f"{' and '.join(places)} differ in which pages are lost")
+    return StrategyRow(
+        rmap=lab.options.rmap,
+        faults=stat.pgfault,
+        mkclean_calls=stat.mkclean_calls,
+        visits_per_mkclean=round(visits / stat.mkclean_calls, 2) if stat.mkclean_calls else 0.0,
+        pte_visits=stat.mkclean_pte_visits,
+        node_visits=stat.mkclean_node_visits,
+        own_bytes=machine.kernel.rmap.cost.nbytes_peak,
+        pte_bytes=memory.pte_bytes,
+        nr_vmas=memory.nr_vmas,
+        dirty_pages=player.shadow.nr_stored_pages(player.page_size),
+        lost_pages=len(lost[0]),
+    )
