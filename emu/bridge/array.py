@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from emu.bridge.flat import Flat
 from emu.bridge.functions import call_function, call_ufunc
 from emu.bridge.ghost import Array
 from emu.bridge.locate import is_advanced, locate, place_of_one
@@ -205,6 +206,15 @@ class MappedArray(ArrayMethods, NDArrayOperatorsMixin):
         return self.like(self.window.ghost.real)
 
     @property
+    def flat(self) -> Flat:
+        """Its elements by their number in C order."""
+        return Flat(self)
+
+    @flat.setter
+    def flat(self, values: Any) -> None:
+        Flat(self)[:] = values
+
+    @property
     def imag(self) -> "MappedArray":
         """A view of the imaginary parts. TypeError unless complex: there is no memory of zeros to view."""
         if self.dtype.kind != "c":
@@ -242,6 +252,14 @@ class MappedArray(ArrayMethods, NDArrayOperatorsMixin):
         if kind.hasobject:
             raise TypeError("cannot view a mapping as Python objects")
         return self.like(self.window.ghost.view(kind))
+
+    # As ndarray's: what cannot be compared is unequal, where the ufunc would raise.
+
+    def __eq__(self, other: object) -> Any:
+        return self.window.load() == on_host(other)
+
+    def __ne__(self, other: object) -> Any:
+        return self.window.load() != on_host(other)
 
     # -- what numpy asks -----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from emu.bridge.ghost import Array
+from emu.bridge.ghost import Array, reserve
 from emu.bridge.locate import locate
 from emu.bridge.operand import Operand, on_host
 
@@ -92,6 +92,8 @@ def call_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         return _wrap(args[0], found)
     if func in _MEANT and args and isinstance(args[0], Operand):
         return _MEANT[func](*args, **kwargs)
+    if func in {np.shares_memory, np.may_share_memory}:
+        return _share(func, *args, **kwargs)
     args, kwargs, out = _take_out(func, args, kwargs)
     if out is None:
         return func(*[on_host(value) for value in args], **{key: on_host(value) for key, value in kwargs.items()})
@@ -100,6 +102,21 @@ def call_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     func(*[on_host(value) for value in args], **{key: on_host(value) for key, value in kwargs.items()}, out=scratch)
     out.window.store(scratch)
     return out
+
+
+def _share(func: Callable[..., Any], first: Any, second: Any, max_work: int | None = None) -> bool:
+    """Tell whether two arrays share bytes of one mapping: their ghosts do, laid over the same origin."""
+    if not isinstance(first, Operand) or not isinstance(second, Operand):
+        return False
+    if first.window.mapping is not second.window.mapping:
+        return False
+    everything = reserve(len(first.window.mapping))
+    moved = [
+        np.ndarray(ghost.shape, ghost.dtype, everything.data, one.window.offset, ghost.strides)
+        for one in (first, second)
+        for ghost in (one.window.ghost,)
+    ]
+    return bool(func(*moved, max_work))
 
 
 def _wrap(origin: Operand, found: Any) -> Any:

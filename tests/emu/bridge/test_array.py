@@ -231,6 +231,26 @@ def test_a_structures_element_is_a_read_only_copy(mapping: Mapping) -> None:
         mapped[3]["key"] = 1
 
 
+def test_arrays_of_one_mapping_share_memory(process: Process, mapping: Mapping, path: Path) -> None:
+    low, high = MappedArray(mapping, "<f8", 100), MappedArray(mapping, "u1", 100, offset=80)
+    assert np.shares_memory(low, high)
+    assert not np.shares_memory(low, MappedArray(mapping, offset=800))
+    assert not np.shares_memory(low, MappedArray(process.mmap(path, 0), "<f8", 100))
+
+
+def test_what_lies_between_fields_stays(mapping: Mapping) -> None:
+    mapped = MappedArray(mapping, [("a", "u1"), ("between", "<u2"), ("c", "u1")], (512, 4))
+    plain = np.asarray(mapped)
+    for array in (mapped, plain):
+        array[["a", "c"]][3:9, ::2] = (1, 2)
+        array[["c", "a"]][5, 1] = (5, 6)
+    # Here numpy itself clears what lies between.
+    mapped[["a", "c"]][[1, 1, 2], 3] = (3, 4)
+    for name, value in (("a", 3), ("c", 4)):
+        plain[name][[1, 2], 3] = value
+    assert np.asarray(mapped).tobytes() == plain.tobytes()
+
+
 def test_what_is_no_array(mapped: MappedArray) -> None:
     with pytest.raises(ValueError, match="can only be copied"):
         np.asarray(mapped, copy=False)
@@ -298,6 +318,14 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "partition": lambda a: a.partition(3, axis=0),
     "byteswap": lambda a: (a.byteswap(inplace=True), a)[1],
     "tolist": lambda a: a[:2, :3].tolist(),
+    "flat": lambda a: (a.flat[5], a.flat[-9:-1:2], a.T.flat[[3, 4]], len(a.flat), list(a[:2, ::200].flat)),
+    "store flat": lambda a: a.T.flat.__setitem__(slice(3, 900, 7), [1, 2]),
+    "set flat": lambda a: a[1:3].__setattr__("flat", [5, 6, 7]),
+    "unlike anything": lambda a: (a == "x", a != "x", a == None),  # noqa: E711 - that is the question
+    "shares memory": lambda a: (
+        np.shares_memory(a[:, ::2], a[:, 1::2]), np.may_share_memory(a[:, ::2], a[:, 1::2]),
+        np.shares_memory(a[1], a[1:]), np.shares_memory(a, np.zeros(3)),
+    ),
     "item": lambda a: (a.item(5), a.item(-1), a.item((1, 2)), a[:1, :1].item()),
     "item beyond": lambda a: a.item(99999),
     "scalar": lambda a: (float(a[0, :1].sum()), int(a[1, 1]), f"{a[0, 2]:.3f}", str(a)),

@@ -193,7 +193,7 @@ class Twins(RuleBasedStateMachine):
         def change(a: Any) -> Any:
             a["a"][row, ::7] = value
             a[["a", "c"]][row, 3] = (value, 1)
-            a[["c", "b"]][[1, 2], 4] = (value, (2, 3))
+            a[["c", "b"]][1:3, 4] = (value, (2, 3))
             a["b"][:, row, 0] += 1
             return a["b"][row]
 
