@@ -18,7 +18,7 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 # What would take minutes is run small.
 SMALLER = {
-    "--pages 65536": "--pages 512",
+    "--pages 65536": "--pages 128",
     "count=8000": "count=1500",
     "store.write bandwidth=60M": "store.write bandwidth=200M",
     "--accesses 20000": "--accesses 3000",
