@@ -277,6 +277,25 @@ def test_shared_files_are_copies_that_hold_every_stored_byte(tmp_path: Path) -> 
     assert base.read_bytes() == before, "the user's file is not touched"
 
 
+def test_a_window_that_moves_stores_where_it_shows() -> None:
+    """Nonlinear mappings of the program's own: pages of a file shown in a window, as remap_file_pages has it."""
+    steps: list[list[Access] | Call] = [Call(Op.MMAP, BASE, 16 * PAGE, prot=RW, flags=SHARED, file=0)]
+    rng = np.random.default_rng(4)
+    for turn, pgoff in enumerate(rng.permutation(16).tolist()):
+        slot = int(rng.integers(0, 15))
+        steps += [
+            Call(Op.REMAP_FILE_PAGES, BASE + slot * PAGE + 5, PAGE + 7, offset=pgoff),
+            [(BASE + slot * PAGE + 4090, 12, STORE), (BASE + int(rng.integers(0, 16 * PAGE - 8)), 8, MODIFY)],
+        ]
+        if turn % 5 == 0:
+            steps.append(Call(Op.MSYNC, BASE, 16 * PAGE, flags=4))
+    outcome = replayed(trace_of(steps, (File("/gone/db", 16 * PAGE),)))
+    assert outcome.calls["remap_file_pages"] == 16
+    assert not outcome.refused_calls
+    assert outcome.shared_bytes_checked > 200
+    assert outcome.shared_pages_wrong == 0
+
+
 def test_a_byte_that_is_not_in_the_file_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = trace_of(
         [Call(Op.MMAP, BASE, 2 * PAGE, prot=RW, flags=SHARED, file=0), [(BASE + PAGE + 9, 3, STORE), (BASE, 1, LOAD)]],

@@ -241,6 +241,14 @@ class Player:
             process.msync(vaddr, nbytes, call.flags)
         elif call.op == Op.REMAP_FILE_PAGES:
             process.remap_file_pages(vaddr, nbytes, call.prot, call.offset, call.flags)
+            self._note_window(vaddr & -self.page_size, nbytes & -self.page_size, call.offset)
+
+    def _note_window(self, vaddr: int, nbytes: int, pgoff: int) -> None:
+        """Note that a range of a shared mapping shows the file from page `pgoff` on."""
+        for _start, _end, sort, shared in self.space.within(vaddr, vaddr + 1):
+            if shared >= 0:
+                self.shared.append((self.shared[shared][0], pgoff * self.page_size - vaddr))
+                self.place(vaddr, vaddr + nbytes, sort, len(self.shared) - 1)
 
     def whole_pages(self, nbytes: int) -> int:
         """Round up to pages."""

@@ -138,8 +138,8 @@ class Relocation:
 
     def __init__(self, trace: Trace, survey: Survey, task_size: int, page_size: int, format_name: str) -> None:
         ranges = _all_ranges(trace, survey, page_size)
-        fits = [each for each in ranges if each[0] >= LOWEST and each[1] <= task_size]
-        strays = [each for each in ranges if each not in fits]
+        fits = [(start, end) for start, end in ranges if start >= LOWEST and end <= task_size]
+        strays = [(start, end) for start, end in ranges if start < LOWEST or end > task_size]
         self.moved: list[tuple[int, int, int]] = []
         self._starts, self._deltas, self._ends = (np.zeros(0, np.uint64) for _ in range(3))
         if not strays:
