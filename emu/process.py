@@ -59,7 +59,7 @@ class Process(Accesses):
         k = self.kernel
         boundary(k)
         if k.pause_s:
-            throttle(k)
+            throttle(k, self.mm)
 
     # Mapping files
 
@@ -255,7 +255,7 @@ class Process(Accesses):
         remap_file_pages(k, self.mm, vaddr, nbytes, prot, pgoff, flags)
         boundary(k)
         if k.pause_s:
-            throttle(k)
+            throttle(k, self.mm)
 
     def remap_file_pages_bulk(self, vaddrs: npt.ArrayLike, pgoffs: npt.ArrayLike) -> None:
         """Remap many single pages of one mapping at once, without prefault (fremap's own call)."""

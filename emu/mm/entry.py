@@ -67,7 +67,7 @@ def _page_fault(k: Kernel, mm: Mm, mmu: Mmu) -> None:
     do_page_fault(k, mm, regs[R_CR2], write=fmt.fault_is_write(code), execute=fmt.fault_is_exec(code))
     boundary(k)
     if k.pause_s:
-        throttle(k)
+        throttle(k, mm)
 
 
 def _enter_user(k: Kernel, mm: Mm) -> Mmu:
@@ -148,8 +148,8 @@ def run_quantum(k: Kernel, task: Task) -> None:
     """Run a task for at most one quantum, or until it is throttled."""
     mm, fmt = task.mm, k.fmt
     if task.wake_at_s:
-        judge_again(k)
-        task.wake_at_s = take_pause(k)
+        judge_again(k, mm)
+        task.wake_at_s = take_pause(k, mm)
         if task.wake_at_s:
             return
     stop = min(len(task.vaddrs), task.position + QUANTUM)
@@ -163,7 +163,7 @@ def run_quantum(k: Kernel, task: Task) -> None:
         do_page_fault(k, mm, mmu.regs[R_CR2], write=fmt.fault_is_write(code), execute=fmt.fault_is_exec(code))
         boundary(k)
         if k.pause_s:
-            task.wake_at_s = take_pause(k)
+            task.wake_at_s = take_pause(k, mm)
             return
     quantum_end(k)
 

@@ -93,7 +93,7 @@ def do_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int, *
     if k.preempt is not None:
         k.preempt("fault:installed")
     if write:
-        balance_dirty_pages_ratelimited(k, mapping)
+        balance_dirty_pages_ratelimited(k, mm, mapping)
     return major
 
 
@@ -151,6 +151,6 @@ def _do_wp_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
         if k.mem_map.mapping[pfn] == mapping.ident:
             k.set_page_dirty(k, mapping, pfn)
         unlock_page(k, pfn)
-        balance_dirty_pages_ratelimited(k, mapping)
+        balance_dirty_pages_ratelimited(k, mm, mapping)
         return False
     return do_wp_private(k, mm, vma, vaddr, pte)

@@ -145,7 +145,6 @@ class Kernel:
         self.current: list[Mm | None] = [None] * len(cpus)
         self.stale_asids: list[set[int]] = [set() for _ in cpus]
         self.pause_s = 0.0
-        self.pause_bdi: BackingDevInfo | None = None
         self.dirtied_since_check = 0
         self.vm_committed_as = 0
         self.poll_interval = 1

@@ -64,7 +64,7 @@ def _do_no_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, *, write
     # The page may have left its file meanwhile: then there is nothing to mark dirty, and nobody will write it.
     if write and k.mem_map.mapping[pfn] == mapping.ident:
         k.set_page_dirty(k, mapping, pfn)
-        balance_dirty_pages_ratelimited(k, mapping)
+        balance_dirty_pages_ratelimited(k, mm, mapping)
     return major
 
 

@@ -16,6 +16,7 @@ from emu.mm.page_alloc import lock_page, put_page, unlock_page
 from emu.mm.trace import trace_dirty_state
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
+from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_DIRTY, PG_WRITEBACK
 from emu.mm_types.page_tree import TAG_DIRTY, TAG_WRITEBACK
 from fsbackend.throttle import Thresholds, dirty_limits, dirty_poll_interval
@@ -274,8 +275,8 @@ def global_dirty_limits(k: Kernel) -> Thresholds:
     )
 
 
-def balance_dirty_pages_ratelimited(k: Kernel, mapping: AddressSpace) -> None:
-    """Throttle whoever dirties pages: wakes the flusher and leaves a pause in k.pause_s for the scheduler.
+def balance_dirty_pages_ratelimited(k: Kernel, mm: Mm, mapping: AddressSpace) -> None:
+    """Throttle a process that dirties pages: wakes the flusher and leaves a pause in k.pause_s for the scheduler.
 
     Called with no page locked. Looks at the limits only every dirty_poll_interval() pages.
     """
@@ -288,8 +289,8 @@ def balance_dirty_pages_ratelimited(k: Kernel, mapping: AddressSpace) -> None:
         k.kthreads.flusher_wanted = True
     bdi = mapping.bdi
     k.poll_interval = min(dirty_poll_interval(dirty, limits.freerun), 32)
-    pause_s = bdi.balance(k.clock.now(), dirtied, dirty, limits)
+    pause_s = bdi.balance(k.clock.now(), dirtied, dirty, limits, mm.dirty_task)
     if pause_s > 0:
         k.kthreads.flusher_wanted = True
         k.pause_s = max(k.pause_s, pause_s)
-        k.pause_bdi = bdi
+        mm.pause_bdi = bdi

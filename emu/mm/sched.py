@@ -12,6 +12,7 @@ from emu.mm.page_writeback import global_dirty_limits
 from emu.mm.trace import trace_dirty_state
 from emu.mm.vmscan import kswapd
 from emu.mm_types.events import EventKind
+from emu.mm_types.mm import Mm
 
 POLL_S = 0.002
 """Under the real clock: how long a paused process sleeps before the kernel looks after its threads again."""
@@ -43,17 +44,16 @@ def quantum_end(k: Kernel) -> None:
     boundary(k)
 
 
-def take_pause(k: Kernel) -> float:
-    """Return until when the running process must pause (0: not at all), and account the pause."""
+def take_pause(k: Kernel, mm: Mm) -> float:
+    """Return until when a process must pause (0: not at all), and account the pause."""
     pause_s, k.pause_s = k.pause_s, 0.0
     if pause_s <= 0:
         return 0.0
     k.vmstat.nr_throttled += 1
     k.vmstat.throttle_pause_us += int(pause_s * 1e6)
     if k.events is not None:
-        mm = k.current[k.cpu]
-        mapping = trace_dirty_state(k, k.pause_bdi, global_dirty_limits(k))
-        k.emit(EventKind.THROTTLE, mm=mm.ident if mm is not None else 0, mapping=mapping, arg=int(pause_s * 1e6))
+        mapping = trace_dirty_state(k, mm.pause_bdi, global_dirty_limits(k))
+        k.emit(EventKind.THROTTLE, mm=mm.ident, mapping=mapping, arg=int(pause_s * 1e6))
     return k.clock.now() + pause_s
 
 
@@ -65,17 +65,17 @@ def schedule_until(k: Kernel, when_s: float) -> None:
     boundary(k)
 
 
-def throttle(k: Kernel) -> None:
-    """Serve the running process's pauses until the control law lets it go on."""
-    while until_s := take_pause(k):
+def throttle(k: Kernel, mm: Mm) -> None:
+    """Serve a process's pauses until the control law lets it go on."""
+    while until_s := take_pause(k, mm):
         schedule_until(k, until_s)
-        judge_again(k)
+        judge_again(k, mm)
 
 
-def judge_again(k: Kernel) -> None:
+def judge_again(k: Kernel, mm: Mm) -> None:
     """Ask the control law, after a pause, whether another is owed: above the limit nobody goes on."""
-    bdi = k.pause_bdi
+    bdi = mm.pause_bdi
     if bdi is not None:
         dirty = k.vmstat.nr_dirty + k.vmstat.nr_writeback
-        k.pause_s = bdi.balance(k.clock.now(), 0, dirty, global_dirty_limits(k))
+        k.pause_s = bdi.balance(k.clock.now(), 0, dirty, global_dirty_limits(k), mm.dirty_task)
         k.kthreads.flusher_wanted |= k.pause_s > 0

@@ -4,10 +4,15 @@ Source: Linux v2.6.20 include/linux/sched.h: struct mm_struct.
 """
 
 import resource
+from typing import TYPE_CHECKING
 
 from emu.mm_types.locks import RwSem
 from emu.mm_types.pgtable import PageTable
 from emu.mm_types.vma import VmaTree
+from fsbackend.throttle import DirtyTask
+
+if TYPE_CHECKING:
+    from fsbackend.bdi import BackingDevInfo
 
 RLIM_INFINITY = (1 << 64) - 1
 
@@ -20,6 +25,7 @@ class Mm:
 
     `cpu_mask` has a bit for each CPU whose TLB may hold entries of this mm; flushes go to those.
     `rlim`: (soft, hard) in bytes by RLIMIT_*, of the one process that an mm has here. `brk`: the end of the heap.
+    `dirty_task`: what its one thread owes for pages it dirtied; `pause_bdi`: the device that it paused for last.
     `wb_seen`: for each file mapped, by its address space's number, how many writeback errors were reported here.
     """
 
@@ -49,6 +55,8 @@ class Mm:
             resource.RLIMIT_MEMLOCK: (8 << 20, 8 << 20),
         }
         self.start_brk = self.brk = START_BRK
+        self.dirty_task = DirtyTask()
+        self.pause_bdi: BackingDevInfo | None = None
         self.wb_seen: dict[int, int] = {}
         self.dead = False
 

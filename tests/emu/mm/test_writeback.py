@@ -7,7 +7,8 @@ import pytest
 
 from emu.check import check
 from emu.hw.mmu import AccessKind, kind_of
-from emu.mm.page_writeback import global_dirty_limits
+from emu.mm.page_writeback import balance_dirty_pages_ratelimited, global_dirty_limits
+from emu.mm.sched import judge_again
 from fsbackend.throttle import DirtyParams
 from tests import breaks
 from tests.emu.mm.helpers import NR_PAGES, PAGE, Lab, make_file, map_nonlinear, on_disk, settle, stamp, virtual_machine
@@ -88,6 +89,34 @@ def test_a_throttled_task_does_not_hold_up_another(tmp_path: Path) -> None:
     assert machine.vmstat.nr_throttled > 0
     assert writer.load(ours + 599 * PAGE, 1) == b"\7"
     check(machine)
+    machine.power_off()
+
+
+def test_a_process_that_dirties_little_does_not_pay_for_another(tmp_path: Path) -> None:
+    """v4.9 mm/page-writeback.c: balance_dirty_pages() keeps what is owed in the task."""
+    path = make_file(tmp_path / "file", 200)
+    machine, _ = virtual_machine(io_depth=2, params=DirtyParams(background_bytes=100 * PAGE, dirty_bytes=200 * PAGE))
+    heavy, light = machine.spawn(), machine.spawn()
+    vaddr = heavy.mmap(str(path), 200 * PAGE).vaddr
+    for page in range(180):
+        heavy.store(vaddr + page * PAGE, b"x")
+    k = machine.kernel
+    mapping = next(iter(k.mappings.values()))
+    law = mapping.bdi.throttle
+    law.avg_write_bandwidth = law.dirty_ratelimit = law.balanced_dirty_ratelimit = 1000.0
+    assert k.vmstat.nr_dirty + k.vmstat.nr_writeback > 150
+    pauses = []
+    for process, nr_pages in ((heavy, 64), (light, 1)):
+        k.dirtied_since_check = nr_pages
+        k.poll_interval = 1
+        balance_dirty_pages_ratelimited(k, process.mm, mapping)
+        pauses.append(k.pause_s)
+        k.pause_s = 0.0
+    assert pauses[0] > 0.01
+    assert pauses[1] == 0.0
+    judge_again(k, heavy.mm)
+    assert k.pause_s > 0.01
+    k.pause_s = 0.0
     machine.power_off()
 
 
