@@ -25,18 +25,33 @@ from emu.mm.vma_prot import bind_rmap, vma_set_page_prot
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_ANON, PG_SWAPCACHE
 from emu.mm_types.pgtable import set_ptes
-from emu.mm_types.vma import VM_ACCOUNT, VM_EXEC, VM_LOCKED, VM_NORESERVE, VM_READ, VM_SHARED, VM_WRITE, VmArea
+from emu.mm_types.vma import (
+    VM_ACCOUNT,
+    VM_EXEC,
+    VM_GROWSDOWN,
+    VM_LOCKED,
+    VM_NORESERVE,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+    VmArea,
+)
 
+PROT_GROWSDOWN, PROT_GROWSUP = 0x01000000, 0x02000000
+_PROT_GROWS = PROT_GROWSDOWN | PROT_GROWSUP
 _PROT_ALL = 15
 """PROT_READ, WRITE, EXEC, and PROT_SEM, which means nothing on x86."""
 
 
 def do_mprotect(k: Kernel, mm: Mm, vaddr: int, nbytes: int, prot: int) -> None:
-    """Change the protection of a range of whole pages.
+    """Change the protection of a range of whole pages; with PROT_GROWSDOWN from the start of the stack that it is in.
 
     Errors: EINVAL (off a page border, unknown bits), ENOMEM (part of it is not mapped; what lies before the hole is
     changed), EACCES (a shared mapping of a file that is not open for writing).
     """
+    grows, prot = prot & _PROT_GROWS, prot & ~_PROT_GROWS
+    if grows == _PROT_GROWS:
+        raise OSError(errno.EINVAL, "mprotect takes one of PROT_GROWSDOWN and PROT_GROWSUP")
     if vaddr & (k.page_size - 1):
         raise OSError(errno.EINVAL, f"mprotect needs an address on a page border, not {vaddr:#x}")
     if not nbytes:
@@ -47,7 +62,7 @@ def do_mprotect(k: Kernel, mm: Mm, vaddr: int, nbytes: int, prot: int) -> None:
     if prot & ~_PROT_ALL:
         raise OSError(errno.EINVAL, f"mprotect prot {prot:#x} has unknown bits")
     newflags = prot_to_flags(prot)
-    place = vaddr
+    place = _grown_start(mm, vaddr, end, grows) if grows else vaddr
     while place < end:
         vma = mm.vmas.find(place)
         if vma is None or vma.start > place:
@@ -55,6 +70,16 @@ def do_mprotect(k: Kernel, mm: Mm, vaddr: int, nbytes: int, prot: int) -> None:
         if newflags & ~(vma.flags >> 4) & (VM_READ | VM_WRITE | VM_EXEC):
             raise OSError(errno.EACCES, f"the mapping at {place:#x} may not get that protection")
         place = _mprotect_fixup(k, mm, vma, place, min(vma.end, end), newflags)
+
+
+def _grown_start(mm: Mm, vaddr: int, end: int, grows: int) -> int:
+    """Return where the mapping begins that the range lies in. EINVAL if it does not grow that way; ENOMEM: none."""
+    vma = mm.vmas.find(vaddr)
+    if vma is None or vma.start >= end or (grows == PROT_GROWSUP and vma.start > vaddr):
+        raise OSError(errno.ENOMEM, f"nothing is mapped at {vaddr:#x}")
+    if grows == PROT_GROWSUP or not vma.flags & VM_GROWSDOWN:
+        raise OSError(errno.EINVAL, f"the mapping at {vma.start:#x} does not grow that way")
+    return vma.start
 
 
 def _mprotect_fixup(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int, newflags: int) -> int:

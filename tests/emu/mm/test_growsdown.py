@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from emu.errors import Signal
 from emu.host import HostProcess
+from emu.mm.mprotect import PROT_GROWSDOWN, PROT_GROWSUP
 from emu.process import Process
 from tests.emu.mm.helpers import PAGE, RO, RW, virtual_machine
 
@@ -27,6 +28,13 @@ STEPS: dict[str, Callable[[Either], object]] = {
     "a hole": lambda one: one.munmap(BASE - 20 * PAGE, 5 * PAGE),
     "into the hole": lambda one: one.load(BASE - 17 * PAGE, 4),
     "read-only": lambda one: one.mprotect(BASE - 5 * PAGE, 2 * PAGE, RO),
+    "from its start": lambda one: one.mprotect(BASE - 8 * PAGE, PAGE, RO | PROT_GROWSDOWN),
+    "below all": lambda one: one.mprotect(BASE - 60 * PAGE, PAGE, RO | PROT_GROWSDOWN),
+    "up to another": lambda one: one.mprotect(BASE - 60 * PAGE, 20 * PAGE, RW | PROT_GROWSDOWN),
+    "no stack": lambda one: one.mprotect(BASE - 300 * PAGE, PAGE, RO | PROT_GROWSDOWN),
+    "no stack upwards": lambda one: one.mprotect(BASE, PAGE, RW | PROT_GROWSUP),
+    "nothing upwards": lambda one: one.mprotect(BASE + 50 * PAGE, PAGE, RW | PROT_GROWSUP),
+    "both ways": lambda one: one.mprotect(BASE, PAGE, RW | PROT_GROWSUP | PROT_GROWSDOWN),
     "shared": lambda one: one.sys_mmap(BASE + NEAR, PAGE, RW, SHARED | GROWSDOWN, -1, 0),
     "another stack": lambda one: one.sys_mmap(BASE + 100 * PAGE, PAGE, RW, FIXED | GROWSDOWN, -1, 0),
     "stacks may meet": lambda one: one.load(BASE + 5 * PAGE, 4),
