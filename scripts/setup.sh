@@ -72,12 +72,16 @@ ensure_fuse() {
     [ -e /dev/fuse ] || say "no /dev/fuse here (modprobe fuse; in a container: --device /dev/fuse --cap-add SYS_ADMIN): nothing can be mounted"
 }
 
+install_valgrind() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends valgrind
+}
+
 # valgrind records the memory of programs; everything else does without.
 ensure_valgrind() {
     command -v valgrind >/dev/null && return
     if ! command -v apt-get >/dev/null || ! may_be_root; then
         say "no valgrind here: fremap record -- COMMAND needs it (Debian and Ubuntu: apt-get install valgrind)"
-    elif ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends valgrind >&2; then
+    elif ! { install_valgrind || { as_root apt-get update -q && install_valgrind; }; } >&2; then
         say "could not install valgrind; fremap record -- COMMAND does not work without it"
     fi
 }
