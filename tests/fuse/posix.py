@@ -39,7 +39,7 @@ class World:
         self.record.append(f"{what}: {value!r}")
 
     def do(self, what: str, call: Callable[[], Any]) -> Any:
-        """Make a call and note its result, or its errno; descriptors are noted as such, and returned."""
+        """Make a call, note its result or its errno, and return the result."""
         try:
             result = call()
         except OSError as error:
@@ -78,14 +78,12 @@ class World:
                 (stat.filemode(info.st_mode), info.st_nlink, info.st_uid, info.st_gid, size, info.st_rdev),
             )
 
-    def moved(self, what: str, call: Callable[[], Any], *names: str, settle: bool = True) -> None:
-        """Note which times of the names a call moves; `settle` reads the names' attributes between."""
+    def moved(self, what: str, call: Callable[[], Any], *names: str) -> None:
+        """Note which times of the names a call moves."""
         before = [os.lstat(self.path(name)) for name in names]
         time.sleep(TICK_S)
         self.do(what, call)
         for name, old in zip(names, before, strict=True):
-            if not settle:
-                continue
             try:
                 new = os.lstat(self.path(name))
             except FileNotFoundError:
