@@ -241,7 +241,7 @@ class WbThrottle:
         self._update(now_s, (dirty, setpoint), busy=True)
         ratelimit = self.dirty_ratelimit * ratio
         max_pause_s = self._max_pause(bdi_dirty)
-        if ratelimit < 1e-9:
+        if ratelimit < 1.0:  # in whole pages, as Linux reckons, that is none
             task.paused_until_s = now_s + max_pause_s
             return max_pause_s
         period_s = pages_dirtied / ratelimit

@@ -86,6 +86,16 @@ def test_above_the_limit_it_pauses_until_the_device_has_written() -> None:
     assert throttle.balance(0.2, 0, 1400, 1400, limits) == 0.0
 
 
+def test_nobody_goes_on_at_less_than_a_page_a_second() -> None:
+    """v4.9 mm/page-writeback.c: balance_dirty_pages(): task_ratelimit is a whole number, and 0 of it does not end."""
+    limits, task = Thresholds(1000, 2000), DirtyTask()
+    throttle = WbThrottle(dirty_ratelimit=20.0, avg_write_bandwidth=20.0, write_bandwidth=20.0)
+    for tick in range(1, 5):
+        assert throttle.balance(tick * 0.2, int(tick == 1), 1999, 1999, limits, task=task) == 0.2
+    assert throttle.pos_ratio > 0.0
+    assert throttle.balance(1.0, 0, 1760, 1760, limits, task=task) == 0.0
+
+
 def test_strictlimit_judges_the_device_alone() -> None:
     throttle = WbThrottle()
     limits, own = Thresholds(100_000, 200_000), Thresholds(50, 100)
