@@ -34,7 +34,7 @@ def trackers(
     """Price what this kernel offers to learn which pages were stored to.
 
     The same stores into anonymous memory, tmpfs and a file on disk, tracked by mprotect and SIGSEGV, by userfaultfd
-    write-protection (a thread that serves; asynchronous, read from pagemap; asynchronous, with PAGEMAP_SCAN) and by
+    write-protection (served by a thread, by SIGBUS, or asynchronous and read from pagemap or by PAGEMAP_SCAN) and by
     soft-dirty bits; and in the emulated kernel by dirty_index. In a process of their own, and without privilege.
 
     Every round must report exactly the pages that were stored to, else it is no figure but an error, and the exit code

@@ -39,6 +39,10 @@ class Tracker(ABC):
     def arm(self) -> None:
         """From now on, every page's first store shows."""
 
+    def settle(self) -> None:
+        """Forget stores made between two rounds. Where `arm` does it, there is nothing else to forget."""
+        self.user_bytes = 0
+
     @abstractmethod
     def collect(self) -> Pages:
         """Return the pages stored to since `arm`, ascending, each once."""

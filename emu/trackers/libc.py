@@ -25,6 +25,7 @@ _NR_USERFAULTFD = {"x86_64": 323, "aarch64": 282, "riscv64": 282}
 UFFD_USER_MODE_ONLY = 1
 UFFD_API = 0xAA
 UFFD_FEATURE_PAGEFAULT_FLAG_WP = 1 << 0
+UFFD_FEATURE_SIGBUS = 1 << 7
 UFFD_FEATURE_WP_HUGETLBFS_SHMEM = 1 << 12
 UFFD_FEATURE_WP_UNPOPULATED = 1 << 13
 UFFD_FEATURE_WP_ASYNC = 1 << 15
@@ -101,15 +102,15 @@ class _SigAction(ctypes.Structure):
 _SA_SIGINFO = 4
 
 
-def set_segv_handler(address: int) -> object:
-    """Have a compiled function called for SIGSEGV; returns what restore_segv_handler takes."""
+def set_handler(number: signal.Signals, address: int) -> object:
+    """Have a compiled function called for a signal; returns what restore_handler takes."""
     action = _SigAction(address, (ctypes.c_uint64 * 16)(), _SA_SIGINFO, None)
     before = _SigAction()
-    check(LIBC.sigaction(signal.SIGSEGV, ctypes.byref(action), ctypes.byref(before)), "sigaction")
+    check(LIBC.sigaction(number, ctypes.byref(action), ctypes.byref(before)), "sigaction")
     return before
 
 
-def restore_segv_handler(before: object) -> None:
-    """Undo set_segv_handler."""
+def restore_handler(number: signal.Signals, before: object) -> None:
+    """Undo set_handler."""
     assert isinstance(before, _SigAction)
-    check(LIBC.sigaction(signal.SIGSEGV, ctypes.byref(before), None), "sigaction")
+    check(LIBC.sigaction(number, ctypes.byref(before), None), "sigaction")

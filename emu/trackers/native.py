@@ -18,7 +18,7 @@ _COUNT, _ERROR, _ENTRIES = np.uint64(8 * LOG_COUNT), np.uint64(8 * LOG_ERROR), n
 _PAGE_SHIFT, _PAGE_SIZE = np.uint64(PAGE_SHIFT), np.uint64(PAGE_SIZE)
 _SI_ADDR = np.uint64(16)            # offset in siginfo_t on a 64-bit Linux
 _READ, _READ_WRITE = 1, 3
-_SIGSEGV, _SIG_DFL = 11, np.uint64(0)
+_SIGBUS, _SIGSEGV, _SIG_DFL = 7, 11, np.uint64(0)
 
 _mprotect = libc_function("mprotect", INT, WORD, WORD, INT)
 _signal = libc_function("signal", WORD, INT, WORD)
@@ -32,6 +32,34 @@ _EVENT_MASK, _PAGEFAULT = np.uint64(0xFF), np.uint64(UFFD_EVENT_PAGEFAULT)
 _WRITEPROTECT = np.uint64(UFFDIO_WRITEPROTECT)
 _MESSAGES_NBYTES = np.uint64(16 * 32)
 _MAX_READ = np.uint64(1 << 20)
+
+
+def sigbus_handler(log: int, start: int, nbytes: int, uffd: int, argument: int) -> Any:
+    """Compile a handler of SIGBUS for a range that a userfaultfd with UFFD_FEATURE_SIGBUS protects; keep it meanwhile.
+
+    `argument` has room for a struct uffdio_writeprotect. A fault elsewhere, or where the ioctl fails, ends the process
+    as without a handler.
+    """
+    where, first, length = np.uint64(log), np.uint64(start), np.uint64(nbytes)
+    scratch = np.uint64(argument)
+
+    def on_fault(_number: int, info: Word, _context: Word) -> None:
+        vaddr = peek(info + _SI_ADDR)
+        if vaddr < first or vaddr - first >= length:
+            _signal(_SIGBUS, _SIG_DFL)
+            return
+        page = (vaddr - first) >> _PAGE_SHIFT
+        poke(scratch, first + (page << _PAGE_SHIFT))
+        poke(scratch + _U8, _PAGE_SIZE)
+        poke(scratch + _U8 + _U8, _U0)
+        if _ioctl(uffd, _WRITEPROTECT, scratch) != 0:
+            _signal(_SIGBUS, _SIG_DFL)
+            return
+        count = peek(where + _COUNT)
+        poke(where + _ENTRIES + (count << _U3), page)
+        poke(where + _COUNT, count + _U1)
+
+    return callback(on_fault, NOTHING, INT, WORD, WORD)
 
 
 def segv_handler(log: int, start: int, nbytes: int) -> Any:

@@ -6,13 +6,14 @@ by VMA, and gives up at vm.max_map_count of them.
 """
 
 import mmap
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emu.trackers.base import Tracker
-from emu.trackers.libc import Words, mprotect, restore_segv_handler, set_segv_handler
+from emu.trackers.libc import Words, mprotect, restore_handler, set_handler
 from emu.trackers.native import LOG_AT, LOG_COUNT, LOG_ERROR, segv_handler
 from emu.trackers.region import Pages
 
@@ -32,7 +33,7 @@ class MprotectSegv(Tracker):
         """Compile the handler and have it called."""
         self._log: Words = np.full(LOG_AT + self.region.nr_pages, 0, np.uint64)
         self._handler = segv_handler(self._log.ctypes.data, self.region.vaddr, self.region.nbytes)
-        self._before = set_segv_handler(self._handler.address)
+        self._before = set_handler(signal.SIGSEGV, self._handler.address)
 
     def arm(self) -> None:
         """Make the range read-only, which merges its VMAs again."""
@@ -52,5 +53,5 @@ class MprotectSegv(Tracker):
         """Make the range writable and put the old handler back."""
         if self._before is not None:
             mprotect(self.region.vaddr, self.region.nbytes, _PROT_READ_WRITE)
-            restore_segv_handler(self._before)
+            restore_handler(signal.SIGSEGV, self._before)
             self._before = None

@@ -7,14 +7,16 @@ protection back in the same walk.
 """
 
 import os
+import signal
 import threading
+from typing import Any
 
 import numpy as np
 
 from emu.trackers import libc
 from emu.trackers.base import Tracker
 from emu.trackers.libc import PAGE_SIZE, Unavailable, Words, ioctl, words
-from emu.trackers.native import LOG_AT, LOG_COUNT, LOG_ERROR, serve_userfaults
+from emu.trackers.native import LOG_AT, LOG_COUNT, LOG_ERROR, serve_userfaults, sigbus_handler
 from emu.trackers.pagemap import read_bit
 from emu.trackers.region import Pages
 
@@ -112,6 +114,44 @@ class UffdHandler(_Userfault):
         super().detach()
 
 
+class UffdSigbus(_Userfault):
+    """A signal in the storing thread itself, whose handler notes and unprotects the page: no VMA, no other thread."""
+
+    name = "uffd_sigbus"
+    title = "userfaultfd write-protection, a handler of SIGBUS"
+    features = libc.UFFD_FEATURE_PAGEFAULT_FLAG_WP | libc.UFFD_FEATURE_SIGBUS
+
+    _before: object = None
+    _handler: Any = None
+
+    def attach(self) -> None:
+        """Register, compile the handler and have it called."""
+        super().attach()
+        self._log: Words = np.full(LOG_AT + self.region.nr_pages, 0, np.uint64)
+        self._argument: Words = words(0, 0, 0)
+        log, argument = self._log.ctypes.data, self._argument.ctypes.data
+        self._handler = sigbus_handler(log, self.region.vaddr, self.region.nbytes, self._uffd, argument)
+        self._before = libc.set_handler(signal.SIGBUS, self._handler.address)
+
+    def arm(self) -> None:
+        """Forget what was noted, and write-protect."""
+        self._log[:LOG_AT] = 0
+        super().arm()
+
+    def collect(self) -> Pages:
+        """Return what the handler noted."""
+        count = int(self._log[LOG_COUNT])
+        self.user_bytes = 8 * count
+        return np.sort(self._log[LOG_AT : LOG_AT + count].astype(np.int64))
+
+    def detach(self) -> None:
+        """Close, and put the old handler back."""
+        super().detach()
+        if self._before is not None:
+            libc.restore_handler(signal.SIGBUS, self._before)
+            self._before = None
+
+
 class UffdAsync(_Userfault):
     """The kernel takes the protection off; /proc/self/pagemap tells where."""
 
@@ -151,6 +191,11 @@ class PagemapScan(UffdAsync):
         if not self._armed:
             super().arm()
             self._armed = True
+
+    def settle(self) -> None:
+        """Collect for nobody."""
+        if self._armed:
+            self.collect()
 
     def collect(self) -> Pages:
         """Return the written pages and write-protect them again: the region must not be stored to meanwhile twice."""
