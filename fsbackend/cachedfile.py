@@ -4,6 +4,7 @@ A failed writeback leaves the pages dirty and raises `err_seq`, which each descr
 order: `io_lock` (one writeback at a time), `lock` (pages, size, times), then the cache's.
 """
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -164,7 +165,8 @@ class CachedFile:
         info = os.fstat(self.fd)
         if self.node.mtime_ns and info.st_mtime_ns != self.node.mtime_ns and self.writable:
             # Writeback moved the store's times to now; put back when the program wrote.
-            os.utime(self.fd, ns=(info.st_atime_ns, self.node.mtime_ns))
+            with contextlib.suppress(PermissionError):  # another owner's file: the store keeps its own times
+                os.utime(self.fd, ns=(info.st_atime_ns, self.node.mtime_ns))
             info = os.fstat(self.fd)
         if self.direct_fd >= 0:
             os.close(self.direct_fd)

@@ -98,7 +98,7 @@ class DirInodes:
         if self._nr_dir_fds > _MAX_DIR_FDS:
             self._trim_dir_fds(keep=node)
         for step in reversed(way):
-            fd = os.open(step.name, DIR_FLAGS, dir_fd=node.dir_fd)
+            fd = os.open(step.name, PATH_FLAGS | os.O_DIRECTORY, dir_fd=node.dir_fd)
             if os.fstat(fd).st_ino != step.ino:
                 os.close(fd)
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))

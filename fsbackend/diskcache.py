@@ -8,6 +8,7 @@ page keep their order, as on a real disk. A file's new size is set at once: what
 Errors are the store's own; what could not be written stays held.
 """
 
+import contextlib
 import os
 import random
 import threading
@@ -84,7 +85,8 @@ class DiskCache:
         done = 0
         while done < len(piece):
             done += os.pwrite(held.fd, piece[done:], start + done)
-        os.utime(held.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with contextlib.suppress(PermissionError):  # another owner's file
+            os.utime(held.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
         del held.pages[pgoff]
         self.nr_pages -= 1
 
