@@ -59,7 +59,7 @@ class FileHandlers(Handlers):
         data = block.request[start : start + nbytes]
         nr_dirtied = self.fs.write(fi.contents.fh, offset, data, whole)
         if nr_dirtied:
-            pid = self._cred(req).pid
+            pid = ll.req_ctx(req).contents.pid
             pause_s = self.fs.cache.balance(nr_dirtied, pid)
             if pause_s > 0:
                 self._hold_write(req, nbytes, pause_s, pid)
