@@ -1,11 +1,14 @@
 """Every command and program of the README and of the pages under docs/ runs as printed there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.docs.blocks import PAGES, ROOT, SMALLER, blocks_of, release, run_page
+
+RunPage = Callable[[Path], None]
 
 
 def _marked(page: Path) -> object:
@@ -17,16 +20,35 @@ def _marked(page: Path) -> object:
     return pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
-    release(tmp_path)
+@pytest.fixture(scope="module")
+def run_it(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunPage]:
+    """Return a function that runs a page, or waits until it has run: two run at a time, as most wait for processes."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    wanted = [call.params["page"] for call in calls if call is not None and "page" in call.params]
+    results: dict[Path, Future[None]] = {}
+
+    def run(page: Path, place: Path) -> None:
+        try:
+            run_page(page, place)
+        finally:
+            release(place)
+
+    with ThreadPoolExecutor(2) as pool:
+
+        def result(page: Path) -> None:
+            # Not before the first is asked for: where nothing can be mounted none ever is.
+            for one in wanted if not results else ():
+                results[one] = pool.submit(run, one, tmp_path_factory.mktemp(one.stem))
+            results[page].result()
+
+        yield result
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", [_marked(page) for page in PAGES if blocks_of(page)])
-def test_every_block_runs(page: Path, place: Path) -> None:
-    run_page(page, place)
+def test_every_block_runs(page: Path, run_it: RunPage) -> None:
+    run_it(page)
 
 
 def test_no_block_is_indented_out_of_sight() -> None:
