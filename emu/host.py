@@ -7,6 +7,7 @@ Its own code lies in the same address space: MAP_FIXED and munmap belong where t
 child's is, such as between 64 GiB and 16 TiB, which Linux leaves free on x86-64 and arm64.
 """
 
+import contextlib
 import errno
 import mmap as host_mmap
 import os
@@ -26,7 +27,7 @@ import numpy.typing as npt
 from emu import host_child
 from emu.errors import BusError, OutOfMemory, SegmentationFault
 from emu.host_child import PAGE_SIZE, receive_message, send_message
-from emu.host_state import HostVma, read_maps, read_pagemap, read_smaps_rollup
+from emu.host_state import HostMm, HostVma, read_maps, read_pagemap, read_smaps_rollup
 from emu.mapargs import apply_access, check_signs, length_within
 from emu.mapping import MS_SYNC, Mapping
 
@@ -46,7 +47,7 @@ class HostFile:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._close = weakref.finalize(self, os.close, fd)
+        self.close = weakref.finalize(self, _close, fd)
 
     @property
     def i_size(self) -> int:
@@ -70,6 +71,8 @@ class HostProcess:
 
     def _start(self, sock: socket.socket, pid: int, child: "subprocess.Popen[bytes] | None") -> None:
         self.pid = pid
+        self.mm = HostMm(pid)
+        self.files: weakref.WeakSet[HostFile] = weakref.WeakSet()
         self._sock = sock
         self._end = weakref.finalize(self, _end, sock, child)
 
@@ -116,6 +119,7 @@ class HostProcess:
             flags |= host_mmap.MAP_ANONYMOUS
         elif not flags & host_mmap.MAP_ANONYMOUS:
             file = HostFile(_open(fileno, prot, flags))
+            self.files.add(file)
             if not stat.S_ISREG(os.fstat(file.fd).st_mode):
                 raise OSError(errno.ENODEV, "only regular files can be mapped")
             length = length_within(file, length, offset)
@@ -191,9 +195,27 @@ class HostProcess:
 
     def remap_file_pages_bulk(self, vaddrs: npt.ArrayLike, pgoffs: npt.ArrayLike) -> None:
         """Remap many single pages, one call each: the kernel has no call for many."""
-        places = np.asarray(vaddrs, dtype=np.uint64).tolist()
-        for vaddr, pgoff in zip(places, np.asarray(pgoffs, dtype=np.uint64).tolist(), strict=True):
-            self.remap_file_pages(vaddr, PAGE_SIZE, 0, pgoff, MAP_NONBLOCK)
+        done, _seconds, failed = self.remap_in_turn(vaddrs, pgoffs)
+        if failed:
+            raise OSError(failed, f"remap_file_pages of page {done}: {os.strerror(failed)}")
+
+    def remap_in_turn(
+        self, vaddrs: npt.ArrayLike, pgoffs: npt.ArrayLike, flags: int = MAP_NONBLOCK, start: int = 0
+    ) -> tuple[int, float, int]:
+        """Remap single pages until one call fails; returns how many are remapped, the seconds, and the errno or 0.
+
+        With the `start` of a mapping of the file from page 0, a few of the last ones before ENOMEM are put back.
+        """
+        places, pages = (np.ascontiguousarray(one, dtype=np.uint64) for one in (vaddrs, pgoffs))
+        if len(places) != len(pages):
+            raise ValueError("as many addresses as pages, please")
+        head, _ = self._ask({"do": "remap", "args": [len(places), flags, start]}, places.tobytes() + pages.tobytes())
+        return int(head["done"]), float(head["seconds"]), int(head["failed"])
+
+    def time_faults(self, vaddrs: npt.ArrayLike) -> tuple[float, float]:
+        """Drop pages and load from them: the medians, in seconds, of the load that faults and of one that does not."""
+        head, _ = self._ask({"do": "faults"}, np.ascontiguousarray(vaddrs, dtype=np.uint64).tobytes())
+        return float(head["missed"]), float(head["hit"])
 
     def ftruncate(self, file: "int | Mapping", nbytes: int) -> None:
         """ftruncate(2) of a descriptor, or of the file behind a mapping."""
@@ -218,8 +240,10 @@ class HostProcess:
         return child
 
     def exit(self) -> None:
-        """End the process; a second call does nothing."""
+        """End the process, and let go of the files that it mapped; a second call does nothing."""
         self._end()
+        for file in list(self.files):
+            file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -297,6 +321,12 @@ class HostProcess:
         if "signal" in told:
             raise _SIGNALS[told["signal"]](told["vaddr"], "the kernel says so")
         return told, data
+
+
+def _close(fd: int) -> None:
+    # What a close may have to tell, msync has told; the file's mount may be gone.
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def _end(sock: socket.socket, child: "subprocess.Popen[bytes] | None") -> None:

@@ -19,6 +19,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 Head = dict[str, object]
@@ -29,6 +30,8 @@ _MAX_FDS = 1
 _U64 = (1 << 64) - 1
 _MAX_VECTOR = 1 << 24
 _FETCH = 2
+_MADV_DONTNEED = 4
+_SPARE_MAPPINGS = 64
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _WORD = ctypes.c_uint64
@@ -98,7 +101,7 @@ class Child:
         """Answer commands."""
         handlers: dict[str, Callable[[Head, bytes, list[int]], tuple[Head, bytes]]] = {
             "call": self._call, "mincore": self._mincore, "load": self._load, "store": self._store,
-            "run": self._run, "look": self._look, "fork": self._fork,
+            "run": self._run, "look": self._look, "fork": self._fork, "remap": self._remap, "faults": self._faults,
         }  # fmt: skip
         while True:
             try:
@@ -136,6 +139,50 @@ class Child:
         if _LIBC.mincore(vaddr, nbytes, vector):
             return {"errno": ctypes.get_errno()}, b""
         return {}, vector.raw[:nr_pages]
+
+    # Many calls at once, timed here: a message for each would cost more than the call
+
+    def _remap(self, head: Head, payload: bytes, _fds: list[int]) -> tuple[Head, bytes]:
+        """Remap single pages in turn until one fails; of the last ones before ENOMEM some are put back.
+
+        A process with as many mappings as it may have could not even allocate memory any more.
+        """
+        count, flags, start = _ints(head["args"])
+        vaddrs, pgoffs = array.array("Q"), array.array("Q")
+        vaddrs.frombytes(payload[: 8 * count])
+        pgoffs.frombytes(payload[8 * count :])
+        remap = _LIBC.remap_file_pages
+        done, number = 0, 0
+        began_s = time.perf_counter()
+        for place in range(count):
+            if remap(vaddrs[place], PAGE_SIZE, 0, pgoffs[place], flags):
+                number = ctypes.get_errno()
+                break
+            done += 1
+        seconds = time.perf_counter() - began_s
+        if number == errno.ENOMEM and start:
+            for _ in range(min(_SPARE_MAPPINGS, done)):
+                done -= 1
+                remap(vaddrs[done], PAGE_SIZE, 0, (vaddrs[done] - start) // PAGE_SIZE, flags)
+        return {"done": done, "seconds": seconds, "failed": number}, b""
+
+    def _faults(self, _head: Head, payload: bytes, _fds: list[int]) -> tuple[Head, bytes]:
+        """Drop each page and load from it, twice: tell the medians of the load that faults and of the one that hits."""
+        vaddrs = array.array("Q")
+        vaddrs.frombytes(payload)
+        missed, hit = [], []
+        now = time.perf_counter
+        for vaddr in vaddrs:
+            if _LIBC.madvise(vaddr, PAGE_SIZE, _MADV_DONTNEED):
+                return {"errno": ctypes.get_errno()}, b""
+            times = [now()]
+            for _ in range(2):
+                ctypes.string_at(vaddr, 8)
+                times.append(now())
+            missed.append(times[1] - times[0])
+            hit.append(times[2] - times[1])
+        middle = len(vaddrs) // 2
+        return {"missed": sorted(missed)[middle], "hit": sorted(hit)[middle]}, b""
 
     # Accesses
 

@@ -9,6 +9,7 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -104,3 +105,42 @@ def cachestat(fd: int, offset: int = 0, nbytes: int = 0) -> dict[str, int]:
     if _LIBC.syscall(ctypes.c_long(_SYS_CACHESTAT), fd, ctypes.byref(where), ctypes.byref(found), 0):
         raise OSError(ctypes.get_errno(), f"cachestat: {os.strerror(ctypes.get_errno())}")
     return {name: int(getattr(found, name)) for name in _STAT}
+
+
+class HostMm:
+    """What /proc tells of a process's address space, under the names of emu.mm_types.mm.Mm."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    @property
+    def map_count(self) -> int:
+        """How many mappings there are, the child's own code among them."""
+        return len(Path(f"/proc/{self.pid}/maps").read_text(errors="surrogateescape").splitlines())
+
+    @property
+    def file_rss(self) -> int:
+        """Pages of files, of shared anonymous memory too, that PTEs show."""
+        return (self._status("RssFile") + self._status("RssShmem")) // _PAGE_SIZE
+
+    @property
+    def pt(self) -> SimpleNamespace:
+        """The page tables, of which no more is known than how many pages they are, here as `leaves`."""
+        return SimpleNamespace(leaves=range(self.pte_nbytes // _PAGE_SIZE), nr_upper=0)
+
+    @property
+    def pte_nbytes(self) -> int:
+        """Bytes of all page tables."""
+        return self._status("VmPTE")
+
+    @property
+    def faults(self) -> tuple[int, int]:
+        """How many minor and major faults the process has taken."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[7]), int(fields[9])
+
+    def _status(self, name: str) -> int:
+        for line in Path(f"/proc/{self.pid}/status").read_text(errors="surrogateescape").splitlines():
+            if line.startswith(name + ":"):
+                return int(line.split()[1]) * 1024
+        return 0

@@ -33,7 +33,8 @@ def compare(
     rmap: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"A reverse map: {', '.join(_RMAPS)}, or all; else none, scan, dirty_index. Repeatable."
+            help=f"A reverse map: {', '.join(_RMAPS)}, all of these, or linux: this kernel; else none, scan,"
+            " dirty_index. Repeatable."
         ),
     ] = None,
     format: Annotated[  # noqa: A002 - the option's name

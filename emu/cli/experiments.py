@@ -17,6 +17,7 @@ from emu.hw.pte import FORMATS
 from emu.lab.compare import OpenGround, combinations, run_all
 from emu.lab.errors import LabError
 from emu.lab.ground import Ground, fuse_ground, plain_ground, why_no_fuse
+from emu.lab.host_late_store import HOST_RMAP
 from emu.lab.matrix import cells_as_json, run_cells
 from emu.lab.rows import Row, as_json
 from emu.lab.rundir import RunDirectory
@@ -35,7 +36,7 @@ DEFAULT_RMAPS = ("none", "scan", "dirty_index")
 def every_or(chosen: Sequence[str], default: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
     """Return what was chosen, the default if nothing was, and everything known for "all"."""
     if "all" in chosen:
-        return tuple(known)
+        return (*known, *(name for name in chosen if name == HOST_RMAP))
     return tuple(chosen or default)
 
 
@@ -126,6 +127,8 @@ def _check_ram(order: CompareOrder, formats: Iterable[str]) -> None:
 def run_matrix(order: CompareOrder, json_path: Path | None, report: Path | None) -> int:
     """Try every kind of mapping, print the table, leave a page and the records; return the exit code."""
     rmaps = every_or(order.rmaps, DEFAULT_RMAPS, STRATEGIES)
+    if HOST_RMAP in rmaps:
+        raise LabError("--rmap linux: the matrix counts what no program sees of a real kernel; leave it out")
     combinations(rmaps, order.capses, order.formats)
     open_ground, ground = choose_ground(require_fuse=order.require_fuse)
     directory = _run_directory("matrix", order, report, ground)

@@ -41,6 +41,7 @@ def _lab_parameters() -> list[inspect.Parameter]:
         option("out", Path | None, None, "The run directory; else runs/TIME-NAME.", metavar="DIR"),
         option("events", bool, False, "Record events too.", "--events"),
         option("proc", bool, False, "Leave the machine's /proc, too: meminfo, smaps, sparse pagemaps.", "--proc"),
+        option("host", bool, False, "On this kernel instead of an emulated machine.", "--host"),
         option("json", bool, False, "Print the outcome as JSON.", "--json"),
     ]
 
@@ -172,6 +173,8 @@ def _rows_table(name: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "-"
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from emu.cli.run import show_outcome
 from emu.errors import KernelBug, Signal
 from emu.lab.errors import LabError, Terminated
 from emu.lab.ground import Ground, fuse_ground, given_ground, plain_ground, why_no_fuse
+from emu.lab.host_lab import HostLab, host_format, without_unknowns
 from emu.lab.lab import Lab, LabOptions
 from emu.lab.rundir import RunDirectory
 from emu.lab.workload import Workload
@@ -64,6 +65,28 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def _on_host(options: LabOptions, *, proc: bool) -> LabOptions:
+    """Return the options with the format of this computer; LabError for what a real kernel does not give."""
+    if options.events or proc:
+        raise LabError("--host: a real kernel gives no --events and no --proc of its inside; leave them out")
+    usual = LabOptions()
+    for name in ("rmap", "format", "ram"):
+        if getattr(options, name) != getattr(usual, name):
+            _say(f"--{name} has no meaning with --host: this kernel and its memory are what they are")
+    return replace(options, format=host_format(), rmap=usual.rmap, ram=None)
+
+
+def _say(sentence: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"fremap: {sentence}")
+
+
+def _tell_notes(lab: Lab) -> None:
+    """Say, a line each, what the workload asked for that has no meaning on the host."""
+    if isinstance(lab, HostLab):
+        for note in lab.notes:
+            _say(f"on the host: {note}")
+
+
 def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[str, Any]) -> int:
     """Run a workload with its own `values` and the laboratory's; return the exit code."""
     options = LabOptions(
@@ -75,6 +98,9 @@ def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[st
         events=lab_values["events"],
     )
     options.check()
+    if lab_values["host"]:
+        options = _on_host(options, proc=lab_values["proc"])
+    lab_class = HostLab if lab_values["host"] else Lab
     config = {"workload": str(workload.path), "parameters": values, **asdict(options), "on": lab_values["on"]}
     directory = RunDirectory(workload.name, lab_values["out"], config, options.seed)
     status, booted, refused = "failed", False, False
@@ -82,10 +108,10 @@ def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[st
     try:
         with (
             _open_ground(lab_values["on"], options.caps) as ground,
-            Lab(ground, options, RichProgress(), directory.path) as lab,
+            lab_class(ground, options, RichProgress(), directory.path) as lab,
         ):
             try:
-                outcome = _as_dict(_call(workload, lab, values), workload)
+                outcome = without_unknowns(_as_dict(_call(workload, lab, values), workload))
             finally:
                 booted = lab.has_booted
                 lab.stop_recording()
@@ -113,6 +139,7 @@ def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[st
             directory.discard()
         else:
             directory.finish(status, **sampled)
+    _tell_notes(lab)
     show_outcome(outcome, as_json=lab_values["json"], title=workload.name)
     Console(stderr=True, highlight=False, soft_wrap=True, style="dim").print(f"records: {directory.path}")
     return 0

@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
 from emu.errors import KernelBug, Signal
 from emu.lab.errors import LabError
 from emu.lab.ground import Ground
+from emu.lab.host_lab import host_format
+from emu.lab.host_late_store import HOST_RMAP, host_row
 from emu.lab.lab import Lab, LabOptions
 from emu.lab.late_store import LateStore, late_store
 from emu.lab.progress import NoProgress, Progress
@@ -31,16 +33,29 @@ class Combination:
 def combinations(rmaps: Sequence[str], capses: Sequence[str], formats: Sequence[str]) -> list[Combination]:
     """Return the rows to run, formats outermost. Each is checked before the first one runs.
 
+    The kernel underneath has one format, the first that fits its pages: it has a row for each of `capses`.
+
     Raises
     ------
     LabError
         For an unknown strategy, format or capability; one line that names the known ones.
 
     """
-    rows = [Combination(rmap, caps, fmt) for fmt, caps, rmap in product(formats, capses, rmaps)]
+    emulated = [rmap for rmap in rmaps if rmap != HOST_RMAP]
+    rows = [Combination(rmap, caps, fmt) for fmt, caps, rmap in product(formats, capses, emulated)]
     for row in rows:
         LabOptions(rmap=row.rmap, caps=row.caps, format=row.format).check()
+    if HOST_RMAP in rmaps:
+        host = [Combination(HOST_RMAP, caps, host_format()) for caps in capses]
+        for row in host:
+            LabOptions(caps=row.caps, format=row.format).check()
+        # Beside the emulated rows of the same capabilities and format, where there are any.
+        rows = sorted(rows + host, key=lambda row: _first_with(rows + host, row))
     return rows
+
+
+def _first_with(rows: Sequence[Combination], row: Combination) -> int:
+    return next(number for number, one in enumerate(rows) if (one.caps, one.format) == (row.caps, row.format))
 
 
 def run_row(
@@ -55,12 +70,15 @@ def run_row(
 ) -> Row:
     """Run late_store for one combination. What goes wrong becomes the row's error, so that the others run."""
     began_s = time.perf_counter()
-    options = LabOptions(
-        rmap=combination.rmap, format=combination.format, caps=combination.caps, seed=seed, ram=ram
-    )
+    on_host = combination.rmap == HOST_RMAP
+    options = LabOptions(format=combination.format, caps=combination.caps, seed=seed, ram=ram)
+    if not on_host:
+        options = replace(options, rmap=combination.rmap)
     names = asdict(combination) | {"pages": nr_pages}
     try:
         with open_ground(combination.caps) as ground, Lab(ground, options, progress) as lab:
+            if on_host:
+                return host_row(lab, nr_pages, share)
             result = late_store(lab, nr_pages, share)
     except OSError as error:
         words = error.strerror or str(error)

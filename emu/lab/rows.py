@@ -37,6 +37,7 @@ class Row:
     nr_vmas: int | None = None
     seconds: float | None = None
     error: str | None = None
+    note: str | None = None
 
     @property
     def expected_lost(self) -> int | None:
@@ -66,4 +67,9 @@ class Row:
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:
     """Return the rows as the JSON file holds them."""
-    return {"version": JSON_VERSION, "runs": [asdict(row) for row in rows]}
+    runs = [asdict(row) for row in rows]
+    for run in runs:
+        # The agreed fields; a note is there where there is something to say.
+        if run["note"] is None:
+            del run["note"]
+    return {"version": JSON_VERSION, "runs": runs}

@@ -20,7 +20,22 @@ from typing import Any
 from emu.lab.errors import LabError
 
 RESERVED = frozenset(
-    {"on", "rmap", "format", "ram", "caps", "seed", "out", "events", "proc", "json", "help", "fault_path", "io_depth"}
+    {
+        "on",
+        "host",
+        "rmap",
+        "format",
+        "ram",
+        "caps",
+        "seed",
+        "out",
+        "events",
+        "proc",
+        "json",
+        "help",
+        "fault_path",
+        "io_depth",
+    }
 )
 """Names that ``fremap run`` itself takes."""
 

@@ -110,6 +110,7 @@ def verdicts(rows: Sequence[Row]) -> list[tuple[bool, str]]:
     """Return for each thing worth saying whether it is as it must be, and a sentence."""
     said = [(False, f"{row.rmap} on {row.caps}, {row.format}: {row.broken}") for row in rows if row.broken]
     said += [(True, f"{row.rmap} on {row.caps} ends, as it must: {row.error}") for row in rows if row.beyond_vma_limit]
+    said += [(True, f"{row.rmap} on {row.caps}: {row.note}") for row in rows if row.note]
     stand = [row for row in rows if row.error is None and not row.broken]
     losing = [row for row in stand if row.lost_pages]
     said += [

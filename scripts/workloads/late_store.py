@@ -2,6 +2,8 @@
 
 from dataclasses import asdict
 
+from emu.lab.host_lab import HostLab
+from emu.lab.host_late_store import host_late_store
 from emu.lab.lab import Lab
 from emu.lab.late_store import late_store as run_late_store
 
@@ -11,5 +13,8 @@ def late_store(lab: Lab, *, pages: int = 4096, share: float = 0.1) -> dict[str, 
 
     `share` of the `pages` get a first stamp that is written back, and a second one that msync promises.
     """
+    if isinstance(lab, HostLab):
+        lab.boot()
+        return asdict(host_late_store(lab, pages, share))
     outcome = asdict(run_late_store(lab, pages, share))
     return outcome | outcome.pop("memory")

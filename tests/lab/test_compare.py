@@ -18,7 +18,7 @@ from emu.lab.rows import Row
 from emu.mm.rmap import STRATEGIES
 from emu.mm.rmap.none import NoRmap
 
-KEYS = [field.name for field in fields(Row)]
+KEYS = [field.name for field in fields(Row) if field.name != "note"]
 
 
 def open_plain(_caps: str) -> AbstractContextManager[Ground]:
