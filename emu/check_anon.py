@@ -53,9 +53,14 @@ def check_private(k: Kernel, vma: VmArea, vaddr: int, pte: int, where: str) -> V
         yield f"{where} is writable, its page has {users} users: {mem_map.describe(pfn)}"
 
 
-def check_swap(k: Kernel) -> Violations:
-    """Count who uses each slot: the swap PTEs and the swap cache, and nobody else."""
-    users = Counter[int](k.swap.cache.keys())
+def _count_users(k: Kernel, users: Counter[int]) -> Violations:
+    """Count who names each slot, into `users`."""
+    users.update(k.swap.cache.keys())
+    for mapping in k.mappings.values():
+        users.update(mapping.swapped.values())
+        for pgoff in mapping.swapped:
+            if mapping.pages.lookup(pgoff):
+                yield f"{mapping!r} has page {pgoff} in memory and on swap"
     for mm in k.mms.values():
         swapped = 0
         for vma in mm.vmas:
@@ -69,6 +74,12 @@ def check_swap(k: Kernel) -> Violations:
             swapped += len(entries)
             users.update(entries)
         yield from equal(f"{mm!r} swap_ents", mm.swap_ents, swapped)
+
+
+def check_swap(k: Kernel) -> Violations:
+    """Count who uses each slot: the swap PTEs and the swap cache, and nobody else."""
+    users = Counter[int]()
+    yield from _count_users(k, users)
     kept = {
         swp_entry(area.swap_type, offset): int(area.swap_map[offset])
         for area in k.swap.areas.values()

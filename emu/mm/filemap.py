@@ -12,6 +12,7 @@ import os
 from emu.errors import BusError, OutOfMemory
 from emu.mm.kernel import Kernel
 from emu.mm.page_alloc import NO_FRAME, alloc_page, lock_page, put_page, unlock_page
+from emu.mm.shmem import shmem_swapin
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
 from emu.mm_types.page import INACTIVE, PG_UPTODATE, UNEVICTABLE
@@ -33,7 +34,7 @@ def add_to_page_cache(k: Kernel, mapping: AddressSpace, pgoff: int, pfn: int) ->
     k.vmstat.nr_file_pages += 1
     if k.events is not None:
         k.emit(EventKind.ADD_TO_PAGE_CACHE, mapping=mapping.ident, pfn=pfn, pgoff=pgoff)
-    k.lru.add(pfn, INACTIVE if mapping.writeback else UNEVICTABLE)
+    k.lru.add(pfn, INACTIVE if mapping.evictable else UNEVICTABLE)
 
 
 def remove_from_page_cache(k: Kernel, mapping: AddressSpace, pfn: int) -> None:
@@ -63,8 +64,7 @@ def filemap_fault(k: Kernel, vma: VmArea, pgoff: int, vaddr: int) -> tuple[int, 
     if not pfn:
         if pgoff >= max_pgoff(k, mapping):
             raise BusError(vaddr, f"page {pgoff} lies beyond the end of {mapping.host.name}")
-        start, nr_pages = _readahead_window(k, vma, mapping, pgoff)
-        failed = read_pages(k, mapping, start, nr_pages, wanted=pgoff)
+        failed = _bring_in(k, vma, mapping, pgoff)
         if failed:
             raise BusError(vaddr, f"page {pgoff} of {mapping.host.name} cannot be read: {os.strerror(failed)}")
         pfn = mapping.pages.lookup(pgoff)
@@ -80,6 +80,23 @@ def filemap_fault(k: Kernel, vma: VmArea, pgoff: int, vaddr: int) -> tuple[int, 
         raise BusError(vaddr, f"page {pgoff} lies beyond the end of {mapping.host.name}")
     k.mem_map.refcount[pfn] += 1
     return pfn, major
+
+
+def _bring_in(k: Kernel, vma: VmArea, mapping: AddressSpace, pgoff: int) -> int:
+    """Bring a page, and perhaps more, into the cache, from the file or from swap; return an errno or 0."""
+    if pgoff in mapping.swapped:
+        return swap_in(k, mapping, pgoff)
+    start, nr_pages = _readahead_window(k, vma, mapping, pgoff)
+    return read_pages(k, mapping, start, nr_pages, wanted=pgoff)
+
+
+def swap_in(k: Kernel, mapping: AddressSpace, pgoff: int) -> int:
+    """Move a page from swap back into the cache; return an errno or 0. Without a frame it is not there after that."""
+    failed, pfn = shmem_swapin(k, mapping, pgoff)
+    if pfn:
+        add_to_page_cache(k, mapping, pgoff, pfn)
+        put_page(k, pfn)
+    return failed
 
 
 def _readahead_window(k: Kernel, vma: VmArea, mapping: AddressSpace, pgoff: int) -> tuple[int, int]:
@@ -116,7 +133,7 @@ def read_pages(k: Kernel, mapping: AddressSpace, start: int, nr_pages: int, *, w
     failed = 0
     run: list[int] = []
     for pgoff in range(start, start + nr_pages):
-        if mapping.pages.lookup(pgoff):
+        if mapping.pages.lookup(pgoff) or pgoff in mapping.swapped:
             continue
         if run and (pgoff != run[-1] + 1 or len(run) == _IOV_MAX):
             failed |= _read_run(k, mapping, run, wanted)

@@ -98,6 +98,7 @@ def open_shmem(k: "Kernel", mm: "Mm", nbytes: int, *, noreserve: bool = False) -
     _attach(k, inode, _bdi(k, 0, parse_caps("ramfs")))
     name_mapping(k, inode.mapping, 0, inode.mapping.ident)
     inode.nr_accounted = nr_accounted
+    inode.mapping.swappable = True
     inode.mapping.i_size = nbytes
     k.inodes[0, inode.mapping.ident] = inode
     return inode

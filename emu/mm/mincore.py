@@ -53,6 +53,9 @@ def _in_core(k: Kernel, vma: VmArea, vaddr: int) -> bool:
         return False
     file_pte = pte and vma.flags & VM_NONLINEAR
     pgoff = k.fmt.pte_to_pgoff(pte) if file_pte else vma.linear_pgoff(vaddr)
+    swapped = vma.mapping.swapped.get(pgoff)
+    if swapped is not None:
+        return bool(lookup_swap_cache(k, swapped))
     return bool(vma.mapping.pages.lookup(pgoff))
 
 

@@ -29,5 +29,5 @@ def munlock_page(k: Kernel, pfn: int) -> None:
     k.mem_map.flags[pfn] = flags & ~PG_MLOCKED
     k.vmstat.nr_mlock -= 1
     mapping = k.mappings.get(k.mem_map.mapping[pfn])
-    if flags & PG_LRU and (mapping is None or mapping.writeback):
+    if flags & PG_LRU and (mapping is None or mapping.evictable):
         k.lru.move(pfn, ACTIVE if flags & PG_ACTIVE else INACTIVE)

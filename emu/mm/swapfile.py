@@ -19,6 +19,7 @@ from pathlib import Path
 from emu.errors import BusError, KernelBug, OutOfMemory
 from emu.hw.swapops import MAX_SWAPFILES, is_swap_pte, max_swap_offset, pte_to_swp_entry, swp_type
 from emu.mm.anon_memory import do_swap_page
+from emu.mm.filemap import swap_in
 from emu.mm.kernel import Kernel
 from emu.mm.swap_state import try_to_free_swap
 from emu.mm_types.mm import Mm
@@ -152,6 +153,7 @@ def _try_to_unuse(k: Kernel, area: SwapInfo) -> None:
             for vma in list(mm.vmas):
                 if vma.anon_vma is not None:
                     _unuse_vma(k, mm, vma, area)
+        _unuse_shmem(k, area)
         k.io.wait_all()
         for entry, pfn in list(k.swap.cache.items()):
             if swp_type(entry) == area.swap_type:
@@ -163,6 +165,18 @@ def _unuse_vma(k: Kernel, mm: Mm, vma: VmArea, area: SwapInfo) -> None:
     for vaddr, pte in zip(vaddrs.tolist(), ptes.tolist(), strict=True):
         if is_swap_pte(k.fmt, pte) and swp_type(pte_to_swp_entry(k.fmt, pte)) == area.swap_type:
             do_swap_page(k, mm, vma, vaddr, mm.pt.get(vaddr), write=False)
+
+
+def _unuse_shmem(k: Kernel, area: SwapInfo) -> None:
+    for mapping in list(k.mappings.values()):
+        for pgoff, entry in list(mapping.swapped.items()):
+            if swp_type(entry) != area.swap_type:
+                continue
+            failed = swap_in(k, mapping, pgoff)
+            if failed:
+                raise OSError(failed, f"page {pgoff} of {mapping.host.name} cannot be read from swap")
+            if not mapping.pages.lookup(pgoff):
+                raise OSError(errno.ENOMEM, f"no frame for page {pgoff} of {mapping.host.name}")
 
 
 def _close(k: Kernel, area: SwapInfo) -> None:

@@ -12,6 +12,8 @@ from emu.mm.kernel import Kernel
 from emu.mm.mlock import mlock_vma_page
 from emu.mm.page_alloc import lock_page, put_page, unlock_page
 from emu.mm.page_writeback import mark_clean_if_so, write_cache_pages
+from emu.mm.shmem import shmem_writepage
+from emu.mm.swap_state import delete_from_swap_cache
 from emu.mm.swapout import Outcome, may_reclaim_anon, shrink_anon_page
 from emu.mm.unmap import SwapResult, page_referenced, try_to_unmap
 from emu.mm_types.address_space import AddressSpace
@@ -98,13 +100,20 @@ def _shrink_active_list(k: Kernel, nr_to_scan: int, *, reclaim_anon: bool) -> No
     for _ in range(min(nr_to_scan, k.lru.nr[ACTIVE])):
         pfn = k.lru.tail(ACTIVE)
         k.vmstat.pgrefill += 1
-        stays = k.mem_map.flags[pfn] & PG_ANON and not (reclaim_anon and may_reclaim_anon(k, pfn))
-        if stays or page_referenced(k, pfn):
+        if _stays(k, pfn, reclaim_anon=reclaim_anon) or page_referenced(k, pfn):
             k.lru.move(pfn, ACTIVE)
         else:
             k.mem_map.flags[pfn] &= ~PG_REFERENCED
             k.lru.move(pfn, INACTIVE)
             k.vmstat.pgdeactivate += 1
+
+
+def _stays(k: Kernel, pfn: int, *, reclaim_anon: bool) -> bool:
+    """Tell whether an active page that would go to swap is to be left alone."""
+    if k.mem_map.flags[pfn] & PG_ANON:
+        return not (reclaim_anon and may_reclaim_anon(k, pfn))
+    mapping = k.mappings.get(k.mem_map.mapping[pfn])
+    return mapping is not None and mapping.swappable and not (reclaim_anon and k.swap.nr_free)
 
 
 def _shrink_inactive_list(k: Kernel, nr_to_scan: int, *, direct: bool) -> None:
@@ -147,8 +156,9 @@ def _shrink_page(k: Kernel, pfn: int) -> bool:
     if flags & (PG_LOCKED | PG_WRITEBACK) or mapping is None:
         k.lru.move(pfn, INACTIVE)
         return False
-    if page_referenced(k, pfn):
-        if mem_map.mapcount[pfn] or flags & PG_REFERENCED:
+    nowhere_to_go = mapping.swappable and not k.swap.nr_free
+    if nowhere_to_go or page_referenced(k, pfn):
+        if nowhere_to_go or mem_map.mapcount[pfn] or flags & PG_REFERENCED:
             return _activate(k, pfn)
         mem_map.flags[pfn] |= PG_REFERENCED
         k.lru.move(pfn, INACTIVE)
@@ -181,6 +191,8 @@ def _unmap_and_free(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:
                 # Still mapped somewhere: to write it now would be in vain.
                 k.lru.move(pfn, INACTIVE)
                 return False
+        if mapping.swappable:
+            return _swap_out_shmem(k, mapping, pfn)
         if mem_map.flags[pfn] & PG_DIRTY:
             unlock_page(k, pfn)
             _pageout(k, mapping, pfn)
@@ -194,6 +206,21 @@ def _unmap_and_free(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:
     finally:
         unlock_page(k, pfn)
         put_page(k, pfn)
+
+
+def _swap_out_shmem(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:
+    """Move a locked page of shared anonymous memory, which nobody maps any more, to swap."""
+    entry = k.swap.get_swap_page()
+    if not entry:
+        return _activate(k, pfn)
+    pgoff = k.mem_map.index[pfn]
+    remove_from_page_cache(k, mapping, pfn)
+    shmem_writepage(k, mapping, pgoff, pfn, entry)
+    if k.mem_map.flags[pfn] & (PG_DIRTY | PG_WRITEBACK):
+        k.lru.move(pfn, INACTIVE)
+        return False
+    delete_from_swap_cache(k, pfn)
+    return True
 
 
 def _activate(k: Kernel, pfn: int) -> bool:

@@ -41,7 +41,8 @@ class AddressSpace:
     mappings are read-only), `writeback` (dirty pages are written; without it they are never evicted) and
     `stable_writes`. `dirtied_when_s` is when it last went from clean to dirty, None while it is clean.
     `wb_err` is the sequence of writeback errors: (count, errno of the last). `nr_unsynced` counts the pages written
-    since the host file was last synced.
+    since the host file was last synced. `swappable`: shared anonymous memory, whose pages go to swap; `swapped` is what
+    is there now, pgoff -> swap entry.
     """
 
     def __init__(self, ident: int, host: Host, bdi: BackingDevInfo, i_mmap_lock: RwSem) -> None:
@@ -64,6 +65,13 @@ class AddressSpace:
         self.ra_next = -1
         self.ra_window = 0
         self.refcount = 0
+        self.swappable = False
+        self.swapped: dict[int, int] = {}
+
+    @property
+    def evictable(self) -> bool:
+        """Whether reclaim has anywhere to put its dirty pages."""
+        return self.writeback or self.swappable
 
     def is_mapped(self) -> bool:
         """Tell whether any VMA maps the file (mapping_mapped), or is about to (`refcount`)."""

@@ -1,0 +1,110 @@
+"""Shared anonymous memory on swap: one slot for all who map it."""
+
+import random
+
+import pytest
+
+from emu.check import check
+from emu.errors import BusError
+from emu.mm.mmap import MAP_NONBLOCK
+from tests.emu.mm.helpers import PAGE, RO, stamp
+from tests.emu.mm.test_swap import push_out, small
+from tests.emu.mm.test_swap_errors import failing
+
+NR_PAGES = 16
+
+
+@pytest.mark.parametrize("fault_path", ["merged", "legacy"])
+@pytest.mark.parametrize("rmap", ["scan", "dirty_index", "linear_vmas"])
+@pytest.mark.parametrize("io_depth", [0, 2])
+def test_more_than_the_ram_mapped_by_two_in_any_order(io_depth: int, rmap: str, fault_path: str) -> None:
+    machine = small(ram=72 * PAGE, io_depth=io_depth, rmap=rmap, fault_path=fault_path)
+    parent = machine.spawn()
+    mapping = parent.mmap(-1, 128 * PAGE)
+    rng = random.Random(7)
+    order = list(range(128))
+    rng.shuffle(order)
+    parent.remap_file_pages_bulk([mapping.vaddr + place * PAGE for place in range(128)], order)
+    child = parent.fork()
+    newest = dict.fromkeys(range(128), 0)
+    for step in range(1, 700):
+        place = rng.randrange(128)
+        one, vaddr = rng.choice((parent, child)), mapping.vaddr + place * PAGE
+        assert one.load_word(vaddr) == newest[order[place]]
+        if rng.random() < 0.6:
+            one.store_word(vaddr, step)
+            newest[order[place]] = step
+        if step % 100 == 0:
+            check(machine)
+    assert machine.vmstat.pswpout > 50
+    assert machine.vmstat.pswpin > 50
+    child.exit()
+    check(machine)
+    parent.exit()
+    machine.kernel.io.wait_all()
+    check(machine)
+    assert machine.kernel.swap.areas[0].inuse_pages == machine.vmstat.nr_file_pages == 0
+    machine.shutdown()
+
+
+def test_slots_go_with_a_hole_and_with_the_last_mapping() -> None:
+    machine = small(page_cluster=0)
+    process = machine.spawn()
+    mapping = process.mmap(-1, NR_PAGES * PAGE)
+    for page in range(NR_PAGES):
+        process.store(mapping.vaddr + page * PAGE, stamp(page))
+    push_out(machine)
+    area = machine.kernel.swap.areas[0]
+    assert (area.inuse_pages, machine.vmstat.nr_file_pages) == (NR_PAGES, 0)
+    assert process.mincore(mapping.vaddr, NR_PAGES * PAGE) == bytes(NR_PAGES)
+    process.madvise(mapping.vaddr, 4 * PAGE, 9)
+    assert area.inuse_pages == 12
+    assert process.load(mapping.vaddr, 4 * PAGE) == bytes(4 * PAGE)
+    assert process.load(mapping.vaddr + 5 * PAGE, 8) == stamp(5)
+    # In memory again, it holds no slot.
+    assert area.inuse_pages == 11
+    process.munmap(mapping.vaddr, 8 * PAGE)
+    assert area.inuse_pages == 11
+    process.munmap(mapping.vaddr + 8 * PAGE, 8 * PAGE)
+    assert area.inuse_pages == 0
+    check(machine)
+    machine.shutdown()
+
+
+def test_mlock_swapoff_and_memory_without_swap() -> None:
+    machine = small(page_cluster=0)
+    process = machine.spawn()
+    mapping = process.mmap(-1, NR_PAGES * PAGE)
+    for page in range(NR_PAGES):
+        process.store(mapping.vaddr + page * PAGE, stamp(page))
+    process.mlock(mapping.vaddr, 4 * PAGE)
+    push_out(machine)
+    assert machine.kernel.swap.areas[0].inuse_pages == 12
+    process.munlock(mapping.vaddr, 4 * PAGE)
+    push_out(machine)
+    assert machine.kernel.swap.areas[0].inuse_pages == NR_PAGES
+    machine.swapoff()
+    check(machine)
+    assert machine.vmstat.nr_file_pages == NR_PAGES
+    push_out(machine)
+    assert machine.vmstat.nr_file_pages == NR_PAGES
+    process.mprotect(mapping.vaddr, NR_PAGES * PAGE, RO)
+    assert [process.load(mapping.vaddr + page * PAGE, 8) for page in range(NR_PAGES)] == [*map(stamp, range(NR_PAGES))]
+    machine.shutdown()
+
+
+def test_nonlinear_pages_come_back_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = small(page_cluster=0)
+    process = machine.spawn()
+    mapping = process.mmap(-1, NR_PAGES * PAGE)
+    for page in range(NR_PAGES):
+        process.store(mapping.vaddr + page * PAGE, stamp(page))
+    push_out(machine)
+    process.remap_file_pages(mapping.vaddr, 2 * PAGE, 0, 10, MAP_NONBLOCK)
+    process.remap_file_pages(mapping.vaddr + 2 * PAGE, 2 * PAGE, 0, 8)
+    push_out(machine)
+    with failing(monkeypatch, "preadv", range(1, 100)), pytest.raises(BusError, match="Input/output error"):
+        process.load(mapping.vaddr, 8)
+    check(machine)
+    assert [process.load(mapping.vaddr + page * PAGE, 8) for page in range(5)] == [*map(stamp, (10, 11, 8, 9, 4))]
+    machine.shutdown()
