@@ -14,11 +14,12 @@ from tests.emu.mm.test_swap_errors import failing
 NR_PAGES = 16
 
 
-@pytest.mark.parametrize("fault_path", ["merged", "legacy"])
-@pytest.mark.parametrize("rmap", ["scan", "dirty_index", "linear_vmas"])
-@pytest.mark.parametrize("io_depth", [0, 2])
-def test_more_than_the_ram_mapped_by_two_in_any_order(io_depth: int, rmap: str, fault_path: str) -> None:
-    machine = small(ram=72 * PAGE, io_depth=io_depth, rmap=rmap, fault_path=fault_path)
+@pytest.mark.parametrize(
+    ("rmap", "fault_path", "io_depth"),
+    [("scan", "merged", 0), ("dirty_index", "merged", 2), ("linear_vmas", "merged", 2), ("pte_chain", "legacy", 0)],
+)
+def test_more_than_the_ram_mapped_by_two_in_any_order(rmap: str, fault_path: str, io_depth: int) -> None:
+    machine = small(ram=72 * PAGE, readahead=8, io_depth=io_depth, rmap=rmap, fault_path=fault_path)
     parent = machine.spawn()
     mapping = parent.mmap(-1, 128 * PAGE)
     rng = random.Random(7)
