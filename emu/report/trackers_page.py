@@ -67,7 +67,7 @@ are page tables and VMAs that tracking added; own bytes are what the tracker rea
 def draw_trackers(rows: Sequence[TrackerRow]) -> Figure:
     """Draw time and bytes of a dirtied page, a bar for each tracker and kind of memory."""
     shown = [row for row in rows if row.status == OK]
-    figure = Figure(figsize=(11, 1.9 + 0.34 * len(shown)), dpi=120)
+    figure = Figure(figsize=(11, 2.1 + 0.34 * len(shown)), dpi=120)
     left, right = figure.subplots(1, 2, sharey=True)
     places = range(len(shown))
     left.set_title("microseconds a dirtied page")
@@ -83,7 +83,7 @@ def draw_trackers(rows: Sequence[TrackerRow]) -> Figure:
         text = "emulated: no time" if row.clock == EMULATED else format_number(row.us)
         left.annotate(text, (begin[place], place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
     left.set_xlim(0, max([1.0, *begin]) * 1.2)
-    left.legend(loc="lower right")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3)
     nbytes = [row.bytes_a_page for row in shown]
     low = min([value for value in nbytes if value] or [1.0]) / 3
     colors = [GREY if row.clock == EMULATED else BLUE for row in shown]

@@ -13,10 +13,10 @@ class TrackerRow:
 
     Times are microseconds for each dirtied page, the median of the rounds: `arm_us` until stores are tracked again,
     `store_us` for the stores, `collect_us` to learn which pages they went to; `untracked_us` for the same number of
-    stores without a tracker. Bytes are for all dirtied pages together: `kernel_bytes` of page tables and VMAs that
-    tracking added, `user_bytes` of the tracker's own memory. `visits` are PTEs and nodes that the emulated kernel
-    looked at for each page. `status` is ok, unavailable (this kernel does not have it), failed (it gave up), or wrong
-    (it reported other pages than those stored to); `reason` says why in one line.
+    stores without a tracker, in the fastest round. Bytes are for all dirtied pages together: `kernel_bytes` of page
+    tables and VMAs that tracking added, `user_bytes` of the tracker's own memory. `visits` are PTEs and nodes that the
+    emulated kernel looked at for each page. `status` is ok, unavailable (this kernel does not have it), failed (it gave
+    up), or wrong (it reported other pages than those stored to); `reason` says why in one line.
     """
 
     tracker: str

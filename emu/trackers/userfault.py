@@ -29,7 +29,7 @@ class _Userfault(Tracker):
     """What all of them share: a descriptor with which the range is registered for write-protection."""
 
     features = libc.UFFD_FEATURE_PAGEFAULT_FLAG_WP
-    takes = "with messages, userfaultfd takes anonymous memory and tmpfs only"
+    takes = "userfaultfd takes anonymous memory and tmpfs only, unless asynchronous"
 
     _uffd = -1
 
