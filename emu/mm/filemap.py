@@ -13,6 +13,7 @@ from emu.errors import BusError, OutOfMemory
 from emu.mm.kernel import Kernel
 from emu.mm.page_alloc import NO_FRAME, alloc_page, lock_page, put_page, unlock_page
 from emu.mm.shmem import shmem_swapin
+from emu.mm.swap_state import lookup_swap_cache
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
 from emu.mm_types.page import INACTIVE, PG_UPTODATE, UNEVICTABLE
@@ -64,14 +65,13 @@ def filemap_fault(k: Kernel, vma: VmArea, pgoff: int, vaddr: int) -> tuple[int, 
     if not pfn:
         if pgoff >= max_pgoff(k, mapping):
             raise BusError(vaddr, f"page {pgoff} lies beyond the end of {mapping.host.name}")
-        failed = _bring_in(k, vma, mapping, pgoff)
+        failed, major = _bring_in(k, vma, mapping, pgoff)
         if failed:
             raise BusError(vaddr, f"page {pgoff} of {mapping.host.name} cannot be read: {os.strerror(failed)}")
         pfn = mapping.pages.lookup(pgoff)
         if not pfn:
             raise OutOfMemory(vaddr, "no frame for a page of the file")
-        major = True
-        k.vmstat.pgmajfault += 1
+        k.vmstat.pgmajfault += major
     elif vma.ra_miss:
         vma.ra_miss -= 1
     lock_page(k, pfn)
@@ -82,12 +82,14 @@ def filemap_fault(k: Kernel, vma: VmArea, pgoff: int, vaddr: int) -> tuple[int, 
     return pfn, major
 
 
-def _bring_in(k: Kernel, vma: VmArea, mapping: AddressSpace, pgoff: int) -> int:
-    """Bring a page, and perhaps more, into the cache, from the file or from swap; return an errno or 0."""
-    if pgoff in mapping.swapped:
-        return swap_in(k, mapping, pgoff)
+def _bring_in(k: Kernel, vma: VmArea, mapping: AddressSpace, pgoff: int) -> tuple[int, bool]:
+    """Bring a page, and perhaps more, into the cache; return an errno or 0, and whether something had to be read."""
+    entry = mapping.swapped.get(pgoff)
+    if entry is not None:
+        major = not lookup_swap_cache(k, entry)
+        return swap_in(k, mapping, pgoff), major
     start, nr_pages = _readahead_window(k, vma, mapping, pgoff)
-    return read_pages(k, mapping, start, nr_pages, wanted=pgoff)
+    return read_pages(k, mapping, start, nr_pages, wanted=pgoff), True
 
 
 def swap_in(k: Kernel, mapping: AddressSpace, pgoff: int) -> int:

@@ -126,7 +126,7 @@ def _madvise_remove(k: Kernel, vma: VmArea, start: int, end: int) -> None:
 
 
 def _madvise_willneed(k: Kernel, vma: VmArea, start: int, end: int) -> None:
-    if vma.anon_vma is not None:
+    if k.swap.areas:
         force_swapin_readahead(k, vma, start, end)
     if vma.mapping is None:
         return

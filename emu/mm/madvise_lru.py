@@ -4,7 +4,7 @@ A page given up by MADV_FREE (PG_lazyfree) is dropped under pressure instead of 
 since: its PTEs were cleaned, so a dirty one says so. Until then it shows what it held.
 
 Source: Linux v6.12 mm/madvise.c: madvise_free_pte_range(), madvise_free_single_vma(), swapin_walk_pmd_entry(),
-madvise_cold_or_pageout_pte_range(); mm/swap.c: lru_lazyfree().
+shmem_swapin_range(), madvise_cold_or_pageout_pte_range(); mm/swap.c: lru_lazyfree().
 """
 
 import errno
@@ -25,7 +25,7 @@ from emu.mm_types.page import (
     PG_UNEVICTABLE,
 )
 from emu.mm_types.pgtable import set_pte
-from emu.mm_types.vma import VM_LOCKED, VmArea
+from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VmArea
 
 
 def madvise_free(k: Kernel, vma: VmArea, start: int, end: int) -> None:
@@ -92,9 +92,11 @@ def madvise_cold_or_pageout(k: Kernel, vma: VmArea, start: int, end: int, *, pag
 
 def force_swapin_readahead(k: Kernel, vma: VmArea, start: int, end: int) -> None:
     """Read what is on swap of a range into the swap cache, as far as there are frames to spare."""
-    for pte in vma.mm.pt.entries(start, end)[1].tolist():
-        if not is_swap_pte(k.fmt, pte) or k.ram.nr_free <= k.watermarks.high:
-            continue
-        entry = pte_to_swp_entry(k.fmt, pte)
-        if not lookup_swap_cache(k, entry):
+    ptes = vma.mm.pt.entries(start, end)[1].tolist()
+    entries = [pte_to_swp_entry(k.fmt, pte) for pte in ptes if is_swap_pte(k.fmt, pte)]
+    if vma.mapping is not None and not vma.flags & VM_NONLINEAR:
+        first, stop = vma.linear_pgoff(start), vma.linear_pgoff(end)
+        entries += [entry for pgoff, entry in vma.mapping.swapped.items() if first <= pgoff < stop]
+    for entry in entries:
+        if k.ram.nr_free > k.watermarks.high and not lookup_swap_cache(k, entry):
             swapin_readahead(k, entry)
