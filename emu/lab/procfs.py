@@ -161,6 +161,9 @@ def smaps(k: "Kernel", vma: VmArea) -> Smaps:
     """Look at every PTE of a VMA; `nonlinear` counts file pages that lie elsewhere than in order."""
     fmt, mem_map, page = k.fmt, k.mem_map, k.page_size
     found = Smaps()
+    if vma.mapping is not None:
+        # Shared anonymous memory: its slots are its own, whoever maps it (shmem_swap_usage()); not in swap_pss.
+        found.swap = page * sum(vma.vma_address(pgoff) >= 0 for pgoff in vma.mapping.swapped)
     vaddrs, ptes = vma.mm.pt.entries(vma.start, vma.end)
     for vaddr, pte in zip(vaddrs.tolist(), ptes.tolist(), strict=True):
         if not fmt.pte_present(pte):

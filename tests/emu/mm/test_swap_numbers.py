@@ -55,3 +55,17 @@ def test_a_dumped_page_table_names_area_and_slot() -> None:
     assert describe(fmt, swp_entry_to_pte(fmt, swp_entry(1, 9)), 3) == ("", "swap PTE: area 1, slot 9")
     assert describe(fmt, 2, 2) == ("", "not present")
     machine.shutdown()
+
+
+def test_smaps_of_shared_memory_on_swap() -> None:
+    machine = small(page_cluster=0)
+    process = machine.spawn()
+    mapping = process.mmap(-1, 8 * PAGE)
+    process.store(mapping.vaddr, b"x" * 6 * PAGE)
+    push_out(machine)
+    process.load(mapping.vaddr, 1)
+    process.munmap(mapping.vaddr + 4 * PAGE, 4 * PAGE)
+    (vma,) = process.vmas
+    seen = smaps(machine.kernel, vma)
+    assert (seen.rss, seen.swap, seen.anonymous) == (PAGE, 3 * PAGE, 0)
+    machine.shutdown()
