@@ -156,7 +156,8 @@ def test_a_malformed_line_is_named(line: str, before: int) -> None:
 
 def test_valgrinds_own_words_are_passed_over() -> None:
     trace, whole = from_text(
-        "==12== Lackey, an example Valgrind tool\n==12== \nSB 04016b80\nI  0401ab70,3\n--12-- a\n**12** b\n\nSYSCALL[1,1](9) x\n"
+        "==12== Lackey, an example Valgrind tool\n==12== \nSB 04016b80\nI  0401ab70,3\n"
+        "--12-- a\n**12** b\n\nSYSCALL[1,1](9) x\n"
         " --> [pre-fail] Failure(0x26)\n L 0401ab70,8\n==12== Exit code: 0\n"
     )
     assert whole
