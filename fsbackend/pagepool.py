@@ -23,23 +23,30 @@ _STRIDE = BLOCK_NBYTES + mmap.PAGESIZE
 class Block:
     """128 KiB of memory, `memory`; `request` is the same with the header's room, at `address`.
 
-    `taken`: it became a part of a file; whoever had it needs another.
+    `taken`: its memory became a part of a file, for good; whoever had it needs another.
     """
 
     __slots__ = ("address", "memory", "pool", "request", "slab", "taken")
 
-    def __init__(self, pool: "PagePool", slab: int, view: memoryview, address: int) -> None:
-        start = mmap.PAGESIZE - HEADER_NBYTES
+    def __init__(self, pool: "PagePool", slab: int, request: memoryview, address: int) -> None:
         self.pool = pool
         self.slab = slab
-        self.memory = view[mmap.PAGESIZE :]
-        self.request = view[start:]
-        self.address = address + start
+        self.memory = request[HEADER_NBYTES:]
+        self.request = request
+        self.address = address
         self.taken = False
+
+    def hand_over(self) -> "Block":
+        """Return the same memory as its new owner's block.
+
+        It is another object, since the new owner may free it, and a third have it from the pool, before the old
+        owner looks whether his is taken.
+        """
+        self.taken = True
+        return Block(self.pool, self.slab, self.request, self.address)
 
     def free(self) -> None:
         """Give it back to its pool."""
-        self.taken = False
         self.pool.take_back(self)
 
 
@@ -73,8 +80,8 @@ class PagePool:
         view = np.frombuffer(memory, dtype=np.uint8).data
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         slab, self._next_slab = self._next_slab, self._next_slab + 1
-        starts = range(0, SLAB_BLOCKS * _STRIDE, _STRIDE)
-        blocks = [Block(self, slab, view[start : start + _STRIDE], address + start) for start in starts]
+        starts = range(mmap.PAGESIZE - HEADER_NBYTES, SLAB_BLOCKS * _STRIDE, _STRIDE)
+        blocks = [Block(self, slab, view[start : start + REQUEST_NBYTES], address + start) for start in starts]
         self._free[slab] = blocks
         self.nr_slabs += 1
         return blocks.pop()

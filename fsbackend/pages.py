@@ -95,12 +95,12 @@ class PageMap:
         """
         index = offset >> CHUNK_SHIFT
         chunk = self.chunks.get(index)
+        block = block.hand_over()
         if chunk is None:
             chunk = self.chunks[index] = Chunk(block)
         else:
             chunk.block.free()
             chunk.block, chunk.memory = block, block.memory
-        block.taken = True
         nr_new = PAGES_PER_CHUNK - chunk.dirty.bit_count()
         self.nr_pages += nr_new
         chunk.dirty = span_mask(0, PAGES_PER_CHUNK)

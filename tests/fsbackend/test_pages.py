@@ -67,6 +67,23 @@ def test_a_map_over_a_store_is_one_file(seed: int) -> None:
     assert not pages.chunks
 
 
+def test_a_block_that_was_taken_stays_so() -> None:
+    """Written back and freed before its reader looked, its memory must not be read into by that reader again."""
+    pool = PagePool()
+    pages = PageMap(pool)
+    block = pool.alloc()
+    pages.adopt(0, block)
+    for run in list(pages.dirty_runs()):
+        pages.start_writeback(*run)
+        pages.end_writeback(*run, failed=False)
+    assert not pages.chunks
+    assert block.taken
+    again = pool.alloc()
+    assert again.address == block.address, "the pool gave the same memory to another"
+    assert block.taken
+    assert not again.taken
+
+
 def test_the_pool_takes_back_and_gives_again() -> None:
     pool = PagePool()
     taken = [pool.alloc() for _ in range(200)]
