@@ -1,5 +1,5 @@
 """The fremap command."""
 
-from emu.cli.frame import main
+from emu.cli.start import main
 
 __all__ = ["main"]

@@ -1,5 +1,5 @@
 """``python -m emu.cli`` is ``fremap``."""
 
-from emu.cli.frame import main
+from emu.cli.start import main
 
 main()

@@ -167,3 +167,18 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
         complaint = child.stderr.read()
     assert complaint == b""
     assert child.returncode == 0
+
+
+def test_an_interrupt_during_the_imports_is_one_line() -> None:
+    script = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from emu.cli import main\n"
+        "main(['tables'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "fremap: interrupted\n")
