@@ -14,19 +14,35 @@ from tests.docs.blocks import ROOT
 CONFIG = ROOT / "docs" / "mkdocs" / "mkdocs.yml"
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("site")
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", str(CONFIG), "-d", str(out)],
+def build(config: Path, out: Path) -> "subprocess.CompletedProcess[str]":
+    # Not with --quiet: what is not shown is not counted, and then nothing is strict.
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(config), "-d", str(out)],
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,
     )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("site")
+    built = build(CONFIG, out)
     assert built.returncode == 0, built.stdout + built.stderr
     return out
+
+
+def test_a_broken_link_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("# Page\n\n[there](nowhere.md)\n")
+    settings = CONFIG.read_text(encoding="utf-8").partition("validation:\n")[2].partition("\nnav:")[0]
+    config = tmp_path / "mkdocs.yml"
+    config.write_text(f"site_name: page\nvalidation:\n{settings}")
+    built = build(config, tmp_path / "out")
+    assert built.returncode == 1
+    assert "nowhere.md" in built.stderr
 
 
 def html_of(site: Path) -> dict[Path, str]:
