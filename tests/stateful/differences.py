@@ -40,7 +40,7 @@ DIFFERENCES = {
         "what is stored behind the end of the file stays in its last page until that changes its length",
         "each writeback of a disk filesystem zeroes it, whenever that comes; tmpfs never does",
         "Linux v6.12 fs/buffer.c: block_write_full_folio()",
-        "within_file(): bytes of a file's last page behind its end are not compared",
+        "within_file(): bytes of a file's last page behind its end are not compared; Differential.ftruncate()",
     ),
     "vm_close": Difference(
         "mappings of files on a FUSE mount merge like all others",

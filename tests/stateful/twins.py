@@ -84,6 +84,7 @@ class TwinMachines:
     """An emulated machine and this one, with the same files and the same processes."""
 
     def __init__(self, directory: Path) -> None:
+        self.on_tmpfs = directory.is_relative_to("/dev/shm")
         self.on_mount = (directory / ".bdi").is_dir()
         self.paths: dict[str, list[Path]] = {}
         self.fds: dict[str, list[int]] = {}
@@ -219,7 +220,7 @@ class TwinMachines:
             return [(max(vma[0], vaddr), min(vma[1], end), *vma[2:]) for vma in vmas if vma[0] < end and vma[1] > vaddr]
 
         emulated, host = parts(self.vmas_emulated(pair)), parts(self.vmas_host(pair))
-        inside = [vma for vma in host if vma[0] == vaddr and vma[1] == end]
+        inside = [vma for vma in host if vma[0] <= vaddr and end <= vma[1]]
         return emulated != host or (fixed and same and not inside)
 
     def compare_synced(self, pair: Twins, vaddr: int, nbytes: int) -> None:
