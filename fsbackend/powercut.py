@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsbackend.cachedfile import CachedFile
 from fsbackend.dirstore import DirStore
-from fsbackend.durability import Choice, DurabilityJournal
+from fsbackend.durability import Choice, DurabilityJournal, FileJournal
 from fsbackend.faultyio import FaultyIo
 from fsbackend.namejournal import JournaledStore
 from fsbackend.pages import CHUNK_SHIFT, PAGE_SHIFT, PAGE_SIZE
@@ -149,8 +149,17 @@ class PowerCutter:
                 file.nbytes = os.fstat(file.fd).st_size
         file.discard()
 
+    def _nr_appended(self, node: "Node", journal: FileJournal) -> int:
+        """Return how many pages of the store's file lie behind its durable end."""
+        store = self.fs.store
+        if node.parent is None or not isinstance(store, DirStore):
+            return 0
+        with self.fs.lock, contextlib.suppress(OSError):
+            return max((store.stat(node).st_size - 1 >> PAGE_SHIFT) - (journal.durable_nbytes - 1 >> PAGE_SHIFT), 0)
+        return 0
+
     def unsynced(self) -> str:
-        """Return, as JSON, each file that a cut would change: its bytes in RAM only and in the store only."""
+        """Return, as JSON, each file with a name that a cut would change: pages in RAM only, and in the store only."""
         rows: dict[Node, dict[str, Any]] = {}
 
         def row(node: "Node") -> dict[str, Any]:
@@ -162,9 +171,9 @@ class PowerCutter:
         for file in self.fs.cache.oldest():
             row(file.node)["dirty_pages"] = file.pages.nr_pages
         for node, journal in list(self.journal.files.items()):
-            row(node)["unconfirmed_pages"] = len(journal.pages)
+            row(node)["unconfirmed_pages"] = len(journal.pages) + self._nr_appended(node, journal)
             row(node)["durable_bytes"] = journal.durable_nbytes
-        answer = list(rows.values())
+        answer = [told for node, told in rows.items() if node.parent is not None]
         if isinstance(self.fs.store, JournaledStore):
             nothing = {"dirty_pages": 0, "unconfirmed_pages": 0, "durable_bytes": None}
             answer += [

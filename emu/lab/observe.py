@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 from emu.lab.errors import LabError
 from fsbackend.mount import check_mount, find_mounts
 
@@ -91,7 +93,14 @@ def _disk_of(store: str) -> str:
     """Return the name of the block device under a directory, or "" if there is none."""
     device = Path(store).stat().st_dev
     name = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
-    return name.resolve().name if name.exists() else ""
+    if name.exists():
+        return name.resolve().name
+    # btrfs gives each subvolume a device number of its own; the mount table knows what is under it.
+    here = Path(store).resolve()
+    around = [part for part in psutil.disk_partitions(all=True) if here.is_relative_to(part.mountpoint)]
+    deepest = max(around, key=lambda part: len(part.mountpoint), default=None)
+    disk = Path(deepest.device).resolve().name if deepest is not None else ""
+    return disk if Path("/sys/class/block", disk).exists() and disk else ""
 
 
 def _device_of(disk: str) -> str:

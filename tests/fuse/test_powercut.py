@@ -30,13 +30,26 @@ def test_unsynced_bytes_are_undone(make_mount: MakeMount, params: DirtyParams) -
             while mounted.stats()["nr_dirty"] or mounted.stats()["nr_writeback"]:
                 time.sleep(0.01)
             assert (mounted.store / "file").read_bytes() == b"UNSYNCED" * 4096
-        assert [row["path"] for row in mounted.unsynced()] == ["file"]
+        (told,) = mounted.unsynced()
+        pages = (0, 8) if params is BUSY else (8, 0)  # of which 4 are behind the durable end
+        assert (told["path"], told["dirty_pages"], told["unconfirmed_pages"]) == ("file", *pages)
         mounted.power_cut()
         assert path.read_bytes() == b"durable!" * 2048
     assert (mounted.store / "file").read_bytes() == b"durable!" * 2048
     assert mounted.unsynced() == []
     write_synced(path, b"again")
     assert path.read_bytes()[:5] == b"again"
+
+
+def test_what_has_no_name_is_not_told(make_mount: MakeMount) -> None:
+    mounted = make_mount("disk", params=BUSY, power_cut=True)
+    with (mounted.path / "gone").open("wb") as file:
+        file.write(b"x" * 50_000)
+        file.flush()
+        (mounted.path / "gone").unlink()
+        while mounted.stats()["nr_dirty"] or mounted.stats()["nr_writeback"]:
+            time.sleep(0.01)
+        assert mounted.unsynced() == []
 
 
 def test_sync_confirms_what_the_flusher_wrote(make_mount: MakeMount) -> None:
