@@ -208,7 +208,8 @@ def get_unmapped_area(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) ->
             raise OSError(errno.EEXIST, f"something is mapped at {vaddr:#x}")
         return vaddr
     if vaddr:
-        vaddr = page_align(k, vaddr)
+        # A hint is rounded down (round_hint_to_min).
+        vaddr &= -k.page_size
         if vaddr >= MMAP_MIN_ADDR and vaddr + nbytes <= mm.task_size and _is_free(mm, vaddr, vaddr + nbytes):
             return vaddr
     top = mm.task_size & -k.page_size

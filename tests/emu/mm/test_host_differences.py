@@ -131,6 +131,10 @@ def test_locked_memory_that_becomes_writable_is_there(process: Any, path: Path) 
     assert process.load(BASE, 1) == b"A"
 
 
+def test_a_hint_is_rounded_down(process: Any) -> None:
+    assert process.sys_mmap(BASE + 5 * PAGE + 100, PAGE, RW, PRIVATE | ANON, -1, 0) == BASE + 5 * PAGE
+
+
 def test_mlock_up_to_a_hole_brings_nothing_in(process: Any) -> None:
     vaddr = anonymous(process, 0, 1)
     assert errno_of(lambda: process.mlock(vaddr, 2 * PAGE)) == "ENOMEM"
