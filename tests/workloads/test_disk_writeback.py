@@ -10,7 +10,7 @@ import pytest
 from emu.lab.disk_writeback import Cell, Via, run_cell, watch_writer
 from emu.lab.errors import LabError
 from emu.lab.loopdisk import FILESYSTEMS, loop_disk, why_no_loop_disk
-from emu.lab.observe import FIELDS, Sample
+from emu.lab.observe import FIELDS, Sample, _disk_of
 from emu.lab.record import read_samples
 from emu.report.disk_page import cells_of, write_disk_page
 from emu.report.disk_pictures import TOLERANCE
@@ -75,6 +75,14 @@ def test_the_limit_holds_in_the_mount_and_in_the_kernel(filesystem: str, place: 
         for cell in cells_of(asdict(one.row)):
             assert f"<td>{cell}</td>" in page
     assert page.count("data:image/png;base64,") == 3
+
+
+@pytest.mark.parametrize("filesystem", FILESYSTEMS)
+def test_the_disk_under_a_directory_is_found(filesystem: str, place: Path) -> None:
+    needs(filesystem)
+    with loop_disk(filesystem, 320 * MIB, place) as disk:
+        (disk.directory / "store").mkdir()
+        assert _disk_of(str(disk.directory / "store")) == Path(disk.device).name
 
 
 def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(place: Path, tmp_path: Path) -> None:
