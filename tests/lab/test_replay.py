@@ -1,207 +1,38 @@
-"""Replay: what the MMU is given, what is mapped where, what faults, and that every stored byte is in the files."""
+"""Replay: what faults, what is refused, and that every stored byte is in the files."""
 
-import io
 import mmap
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from emu.hw.jit import pure
-from emu.hw.mmu import AccessKind, kind_of
 from emu.lab.errors import LabError
 from emu.lab.ground import plain_ground
 from emu.lab.lab import Lab, LabOptions
-from emu.lab.memtrace.container import Trace, TraceWriter
 from emu.lab.memtrace.opening import find_trace, open_trace
-from emu.lab.memtrace.words import Call, File, Kind, Label, Op, U64Array, pack
+from emu.lab.memtrace.words import Call, File, Label, Op, U64Array
 from emu.lab.progress import NoProgress
-from emu.lab.replay.expand import expand, no_recent_pages, values_of
 from emu.lab.replay.faithful import replay
-from emu.lab.replay.kernels import count_pieces, fill_pieces, touched_pages
 from emu.lab.replay.player import Player
-from emu.lab.replay.result import Replay, StrategyRow
-from emu.lab.replay.rewired import FILE_NAME, price
-from emu.lab.replay.shadow import Shadow, cut_at_pages
-from emu.lab.replay.space import Sort, Space
-from emu.lab.replay.survey import WINDOWS, survey
-from emu.mm.rmap import STRATEGIES
-
-Access = tuple[int, int, int]
-PAGE = 4096
-SHARED, PRIVATE, ANONYMOUS = mmap.MAP_SHARED, mmap.MAP_PRIVATE, mmap.MAP_ANONYMOUS
-RW = mmap.PROT_READ | mmap.PROT_WRITE
-LOAD, STORE, INSTR, MODIFY = Kind.LOAD, Kind.STORE, Kind.INSTR, Kind.MODIFY
-BASE = 0x40_0000
-
-
-def nothing(_count: int) -> None:
-    pass
-
-
-def words_of(accesses: list[Access]) -> U64Array:
-    vaddrs, nbytes, kinds = (np.array(column, np.uint64) for column in zip(*accesses, strict=True))
-    return pack(vaddrs, nbytes, kinds)
-
-
-def trace_of(steps: list[list[Access] | Call], files: tuple[File, ...] = ()) -> Trace:
-    out = io.BytesIO()
-    writer = TraceWriter(out, {"command": ["made"], "page_size": PAGE})
-    for file in files:
-        writer.add_file(file)
-    for step in steps:
-        if isinstance(step, Call):
-            writer.call(step)
-        else:
-            writer.accesses(words_of(step))
-    writer.finish()
-    return Trace(np.frombuffer(out.getvalue(), np.uint8), "made")
-
-
-def replayed(trace: Trace, *, anonymous: bool = False, fmt: str = "x86_64", ram: int | None = None) -> Replay:
-    with plain_ground() as ground, Lab(ground, LabOptions(format=fmt, events=True, ram=ram)) as lab:
-        shift = lab.page_size.bit_length() - 1
-        outcome = replay(lab, trace, survey(trace, shift, nothing), anonymous=anonymous, advance=nothing)
-        assert not list(ground.directory.iterdir()), "copies are removed"
-        return outcome
-
-
-def priced(trace: Trace, rmap: str, *, writebacks: int = 7, fmt: str = "x86_64", caps: str = "disk") -> StrategyRow:
-    with plain_ground() as ground, Lab(ground, LabOptions(format=fmt, rmap=rmap, caps=caps)) as lab:
-        shift = lab.page_size.bit_length() - 1
-        return price(lab, trace, survey(trace, shift, nothing), writebacks=writebacks, advance=nothing)
-
-
-# What the MMU is given
-
-
-def naive_expand(vaddr: int, nbytes: int, kind: int) -> list[tuple[int, int]]:
-    found = []
-    if kind != STORE:
-        access = AccessKind.FETCH if kind == INSTR else AccessKind.LOAD
-        found.append((vaddr & ~7, kind_of(access, 8)))
-        if nbytes and vaddr // PAGE != (vaddr + nbytes - 1) // PAGE:
-            found.append((vaddr + nbytes - 1 & ~7, kind_of(access, 8)))
-    if kind in {STORE, MODIFY}:
-        for size in (8, 4, 2, 1):
-            while nbytes >= size:
-                found.append((vaddr, kind_of(AccessKind.STORE, size)))
-                vaddr, nbytes = vaddr + size, nbytes - size
-    return found
-
-
-_accesses = st.lists(
-    st.tuples(
-        st.integers(BASE, BASE + 3 * PAGE) | st.integers(BASE + PAGE - 40, BASE + PAGE + 8),
-        st.integers(0, 40) | st.integers(0, 600),
-        st.integers(0, 3),
-    ),
-    min_size=1,
-    max_size=50,
+from emu.lab.replay.shadow import Shadow
+from emu.lab.replay.survey import survey
+from tests.lab.traces import (
+    ANONYMOUS,
+    BASE,
+    INSTR,
+    LOAD,
+    MODIFY,
+    PAGE,
+    PRIVATE,
+    RW,
+    SHARED,
+    STORE,
+    Access,
+    nothing,
+    replayed,
+    trace_of,
 )
-
-
-@settings(max_examples=150, deadline=None)
-@given(_accesses)
-def test_accesses_become_what_the_mmu_takes(accesses: list[Access]) -> None:
-    words = words_of(accesses)
-    batch = expand(np.array([access[0] for access in accesses], np.uint64), words, 12, 5)
-    expected = [piece for access in accesses for piece in naive_expand(*access)]
-    assert list(zip(batch.vaddrs.tolist(), batch.kinds.tolist(), strict=True)) == expected
-    touched = {place >> 12 for vaddr, nbytes, _ in accesses for place in (vaddr, vaddr + max(nbytes, 1) - 1)}
-    assert batch.pages.tolist() == sorted(touched)
-    assert batch.values.tolist() == values_of(5, len(expected)).tolist()
-    assert len(set(batch.values.tolist())) == len(expected), "each store has a value of its own"
-
-
-def test_the_compiled_passes_do_what_their_python_does() -> None:
-    rng = np.random.default_rng(2)
-    vaddrs = rng.integers(BASE, BASE + 9 * PAGE, 300, np.uint64)
-    words = pack(vaddrs, rng.integers(0, 70, 300), rng.integers(0, 4, 300))
-    total = int(count_pieces(words, vaddrs, np.uint64(PAGE)))
-    filled, touched = [], []
-    with np.errstate(over="ignore"):
-        assert int(pure(count_pieces)(words, vaddrs, np.uint64(PAGE))) == total
-        for fill, touch in ((fill_pieces, touched_pages), (pure(fill_pieces), pure(touched_pages))):
-            where, values, pages = np.zeros(total, np.uint64), np.zeros(total, np.uint64), np.zeros(600, np.uint64)
-            kinds = np.zeros(total, np.uint8)
-            fill(words, vaddrs, np.uint64(12), np.uint64(9), where, kinds, values, pages, no_recent_pages())
-            filled.append([array.tolist() for array in (where, kinds, values, pages)])
-            code, data, stored = (np.zeros(600, np.uint64) for _ in range(3))
-            counts = np.zeros(7, np.uint64)
-            touch(words, vaddrs, np.uint64(12), code, data, stored, no_recent_pages(3), counts)
-            touched.append([array.tolist() for array in (code, data, stored, counts)])
-    assert filled[0] == filled[1]
-    assert touched[0] == touched[1]
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 300), st.integers(1, 8), st.integers(0, (1 << 64) - 1)), max_size=30))
-def test_a_shadow_holds_what_was_stored_last(stores: list[tuple[int, int, int]]) -> None:
-    expected = bytearray(280)
-    for place, nbytes, value in stores:
-        data = value.to_bytes(8, "little")[:nbytes]
-        room = max(0, 280 - place)
-        expected[place : place + len(data[:room])] = data[:room]
-    shadow = Shadow(bytes(280))
-    places, sizes, values = (np.array([store[i] for store in stores], kind) for i, kind in enumerate("QqQ"))
-    shadow.store(*cut_at_pages(places, sizes, values, 64))
-    assert shadow._bytes.tobytes() == bytes(expected)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.integers(1, 20), st.sampled_from(Sort)), max_size=30))
-def test_a_space_knows_what_is_mapped_where(steps: list[tuple[bool, int, int, Sort]]) -> None:
-    space, naive = Space(), [Sort.UNMAPPED] * 100
-    for add, start, length, sort in steps:
-        if add and sort != Sort.UNMAPPED:
-            space.add(start, start + length, sort, start)
-            naive[start : start + length] = [sort] * length
-        else:
-            space.remove(start, start + length)
-            naive[start : start + length] = [Sort.UNMAPPED] * length
-    assert space.sorts_at(np.arange(100, dtype=np.uint64)).tolist() == naive
-    for start, end, sort, _ in space.within(10, 50):
-        assert 10 <= start < end <= 50
-        assert set(naive[start:end]) == {sort}
-
-
-def test_a_survey_finds_distinct_pages_by_window() -> None:
-    rng = np.random.default_rng(3)
-    accesses = [
-        (BASE + int(where), int(size), int(kind))
-        for where, size, kind in zip(
-            rng.integers(0, 40 * PAGE, 6400), rng.integers(1, 64, 6400), rng.integers(0, 4, 6400), strict=True
-        )
-    ]
-    trace = trace_of([accesses[:1000], Call(Op.COPY_IN, BASE + 90 * PAGE - 4, 8), accesses[1000:]])
-    found = survey(trace, 12, nothing)
-    assert len(found.windows) == WINDOWS
-    seen: list[int] = []
-    for number, window in enumerate(found.windows):
-        part = accesses[number * 100 : number * 100 + 100]
-        pages = {kind: set[int]() for kind in Kind}
-        for vaddr, size, kind in part:
-            for page in dict.fromkeys((vaddr >> 12, vaddr + size - 1 >> 12)):
-                pages[Kind(kind)].add(page)
-        extra = {BASE // PAGE + 89, BASE // PAGE + 90} if number == 10 else set[int]()
-        data = pages[LOAD] | pages[STORE] | pages[MODIFY] | extra
-        assert (window.code_pages, window.data_pages) == (len(pages[INSTR]), len(data))
-        assert window.stored_pages == len(pages[STORE] | pages[MODIFY] | extra)
-        assert window.pages == len(pages[INSTR] | data)
-        seen += [page for page in data | pages[INSTR] if page not in seen]
-        assert window.pages_so_far == len(seen)
-        assert window.end == (number + 1) * 100
-    assert found.pages.tolist() == sorted(seen)
-    assert sorted(found.first_order.tolist()) == list(range(len(seen)))
-    first = found.pages[int(np.argmin(found.first_order))]
-    assert int(first) == accesses[0][0] >> 12 or accesses[0][2] != INSTR
-
-
-# Mappings, faults, and bytes
 
 
 def test_the_programs_mappings_are_made_and_faults_are_told_apart(tmp_path: Path) -> None:
@@ -379,65 +210,7 @@ def test_large_pages_take_anonymous_replays() -> None:
     assert outcome.pages_touched == 4
 
 
-# What reverse maps would have paid
 
-
-def rewired_trace() -> Trace:
-    rng = np.random.default_rng(11)
-    steps: list[list[Access] | Call] = [
-        Call(Op.MMAP, BASE, 64 * PAGE, Label.HEAP, RW, PRIVATE | ANONYMOUS),
-        Call(Op.MMAP, BASE + 64 * PAGE, 8 * PAGE, prot=RW, flags=PRIVATE, file=0),
-    ]
-    for turn in range(8):
-        where = rng.integers(0, 40 * PAGE, 400)
-        steps.append([(BASE + int(place), int(size), STORE) for place, size in zip(where, where % 17, strict=True)])
-        steps.append([(BASE + (64 + turn) * PAGE + 4090, 12, MODIFY), (BASE + 90 * PAGE, 8, STORE)])
-        if turn == 5:
-            steps += [
-                Call(Op.MREMAP, BASE + 60 * PAGE, 4 * PAGE, new_nbytes=6 * PAGE, new_vaddr=BASE + 200 * PAGE),
-                [(BASE + 203 * PAGE, 8, STORE)],
-                Call(Op.MUNMAP, BASE + 30 * PAGE, 4 * PAGE),
-                Call(Op.MPROTECT, BASE, PAGE, prot=mmap.PROT_READ),
-                Call(Op.MPROTECT, BASE, PAGE, prot=RW),
-                Call(Op.COPY_IN, BASE + PAGE - 20, 50),
-            ]
-    return trace_of(steps, (File("/gone/data", 8 * PAGE),))
-
-
-@pytest.mark.parametrize("rmap", list(STRATEGIES))
-def test_only_none_loses_pages_of_a_guest(rmap: str) -> None:
-    row = priced(rewired_trace(), rmap)
-    assert row.error is None
-    assert row.mkclean_calls
-    assert row.visits_per_mkclean is not None
-    if rmap == "none":
-        assert row.lost_pages
-        assert row.lost_pages > 20
-        return
-    assert row.lost_pages == 0
-    assert row.dirty_pages
-    assert row.dirty_pages > 40
-    assert (row.pte_visits or 0) >= (row.mkclean_calls or 0) * 0.9
-    assert bool(row.own_bytes) == (rmap != "scan")
-
-
-def test_without_writebacks_or_accounting_nothing_is_lost() -> None:
-    assert priced(rewired_trace(), "none", writebacks=0).lost_pages == 0
-    assert priced(rewired_trace(), "none", caps="ramfs").lost_pages == 0
-    assert priced(rewired_trace(), "dirty_index", fmt="i386").lost_pages == 0
-
-
-def test_a_file_of_the_users_is_not_overwritten() -> None:
-    trace = rewired_trace()
-    with plain_ground() as ground, Lab(ground, LabOptions()) as lab:
-        kept = ground.directory / FILE_NAME
-        kept.write_text("mine")
-        with pytest.raises(LabError, match="exists"):
-            price(lab, trace, survey(trace, 12, nothing), writebacks=0, advance=nothing)
-        assert [path.read_text() for path in ground.directory.iterdir()] == ["mine"]
-
-
-# Real programs
 
 def test_a_bundled_trace_replays_whole() -> None:
     with open_trace(find_trace("gzip"), NoProgress()) as trace:
