@@ -265,6 +265,9 @@ class Differential(RuleBasedStateMachine):
     @rule(who=index, place=places, nbytes=lengths, flags=st.sampled_from((4, 4, 4, 1, 2, 6, 0, 5, 8, 3)))
     def msync(self, who: int, place: tuple[str, int], nbytes: int, flags: int) -> None:
         pair = self.pair(who)
+        if flags & 4:
+            # Something to write back.
+            self.store(who, place, 8, nbytes.to_bytes(8, "little"))
         vaddr = self.vaddr(pair, place)
         ended = self.twins.both(pair, lambda process, _fds: process.msync(vaddr, nbytes, flags))
         if ended == ("value", None) and flags & 4 and nbytes < _WRAP:
