@@ -38,9 +38,14 @@ def _find_mergeable_anon_vma(vma: VmArea) -> AnonVma | None:
 
 
 def _continues(lower: VmArea, upper: VmArea) -> bool:
-    if lower.end != upper.start or lower.mapping is not upper.mapping:
+    if lower.end != upper.start or not is_same_file(lower, upper):
         return False
     return not (lower.flags ^ upper.flags) & ~_VM_ACCESS and lower.pgoff + lower.nr_pages == upper.pgoff
+
+
+def is_same_file(lower: VmArea, upper: VmArea) -> bool:
+    """Tell whether two VMAs are of one vm_file, or both of none."""
+    return lower.mapping is upper.mapping and lower.file_writable == upper.file_writable
 
 
 def is_mergeable_anon_vma(lower: VmArea, upper: VmArea) -> bool:

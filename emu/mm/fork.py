@@ -62,7 +62,17 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
                 vm_enough_memory(k, child, vma.nr_pages)
             flags = vma.flags & ~VM_LOCKED
             anon_vma = None if flags & VM_WIPEONFORK else vma.anon_vma
-            copy = new_vma(k, child, vma.start, vma.end, flags, vma.pgoff, vma.mapping, anon_vma)
+            copy = new_vma(
+                k,
+                child,
+                vma.start,
+                vma.end,
+                flags,
+                vma.pgoff,
+                vma.mapping,
+                anon_vma,
+                file_writable=vma.file_writable,
+            )
             vma_link(child, copy)
             if vma.flags & VM_NONLINEAR:
                 k.rmap.vma_converted(copy)

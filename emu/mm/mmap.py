@@ -103,16 +103,18 @@ def do_mmap(
     require_lockable(mm, vm_flags, nbytes >> k.page_shift)
     if inode is not None and pgoff > (MAX_LFS_FILESIZE - nbytes) >> k.page_shift:
         raise OSError(errno.EOVERFLOW, "no file is that long")
+    if writable is None:
+        writable = inode is not None and inode.writable
     if _is_shared(flags, inode):
         vm_flags |= VM_SHARED | VM_MAYSHARE
-        if inode is not None and not (inode.writable if writable is None else writable):
+        if inode is not None and not writable:
             if prot & PROT_WRITE:
                 raise OSError(errno.EACCES, f"{inode.name} is not open for writing")
             # As the kernel does: mprotect(PROT_WRITE) then fails, too.
             vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
     if vm_flags & VM_GROWSDOWN and (inode is not None or vm_flags & VM_MAYSHARE):
         raise OSError(errno.EINVAL, "MAP_GROWSDOWN takes private anonymous memory")
-    return _mmap_region(k, mm, vaddr, nbytes, vm_flags, inode, pgoff)
+    return _mmap_region(k, mm, vaddr, nbytes, vm_flags, inode, pgoff, writable=writable)
 
 
 def _vm_flags(k: Kernel, mm: Mm, prot: int, flags: int) -> int:
@@ -127,7 +129,17 @@ def _vm_flags(k: Kernel, mm: Mm, prot: int, flags: int) -> int:
     return vm_flags
 
 
-def _mmap_region(k: Kernel, mm: Mm, vaddr: int, nbytes: int, vm_flags: int, inode: Inode | None, pgoff: int) -> int:
+def _mmap_region(
+    k: Kernel,
+    mm: Mm,
+    vaddr: int,
+    nbytes: int,
+    vm_flags: int,
+    inode: Inode | None,
+    pgoff: int,
+    *,
+    writable: bool,
+) -> int:
     """Promise the memory, unmap what lies there, and link the new VMA; return where (mmap_region)."""
     nr_pages = nbytes >> k.page_shift
     nr_replaced, nr_accounted = _count_replaced(k, mm, vaddr, vaddr + nbytes)
@@ -153,7 +165,8 @@ def _mmap_region(k: Kernel, mm: Mm, vaddr: int, nbytes: int, vm_flags: int, inod
     if mapping is None:
         # Private anonymous memory counts from address 0, so that what adjoins continues, until mremap moves it.
         pgoff = vaddr >> k.page_shift
-    vma = new_vma(k, mm, vaddr, vaddr + nbytes, vm_flags, pgoff, mapping)
+    file_writable = mapping is not None and writable
+    vma = new_vma(k, mm, vaddr, vaddr + nbytes, vm_flags, pgoff, mapping, file_writable=file_writable)
     vma_link(mm, vma)
     merge_around(k, mm, vma)
     return vaddr

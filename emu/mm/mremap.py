@@ -124,7 +124,8 @@ def _may_grow_in_place(mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_nby
 def _grow(k: Kernel, mm: Mm, vma: VmArea, end: int) -> None:
     """Add the missing part as a VMA that continues this one, and merge them."""
     start = vma.end
-    more = new_vma(k, mm, start, end, vma.flags, vma.linear_pgoff(start), vma.mapping)
+    pgoff, writable = vma.linear_pgoff(start), vma.file_writable
+    more = new_vma(k, mm, start, end, vma.flags, pgoff, vma.mapping, file_writable=writable)
     vma_link(mm, more)
     if vma.flags & VM_NONLINEAR:
         k.rmap.vma_converted(more)
@@ -144,7 +145,17 @@ def _move_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_v
     if vma.mapping is None and vma.anon_vma is None:
         # No page says yet where it lies: at the new place it may merge with its neighbours (copy_vma).
         pgoff = new_vaddr >> k.page_shift
-    moved = new_vma(k, mm, new_vaddr, new_vaddr + new_nbytes, vma.flags, pgoff, vma.mapping, vma.anon_vma)
+    moved = new_vma(
+        k,
+        mm,
+        new_vaddr,
+        new_vaddr + new_nbytes,
+        vma.flags,
+        pgoff,
+        vma.mapping,
+        vma.anon_vma,
+        file_writable=vma.file_writable,
+    )
     vma_link(mm, moved)
     promised_twice = old_nbytes >> k.page_shift if moved.flags & VM_ACCOUNT else 0
     k.vm_committed_as += promised_twice

@@ -3,12 +3,13 @@
 Whatever changes a VMA's borders takes it off i_mmap first and puts it back after.
 
 Source: Linux v2.6.20 mm/mmap.c: vma_link(), split_vma(), vma_merge(), remove_vma(); v2.6.36 mm/mmap.c: __split_vma().
-VMAs of one file merge whatever descriptors they were made with; Linux asks for the same struct file.
+VMAs of one file merge if the descriptors that they were made with may both write, or neither may; Linux asks for the
+same struct file.
 """
 
 import errno
 
-from emu.mm.anon_vma import anon_vma_link, anon_vma_take, anon_vma_unlink, is_mergeable_anon_vma
+from emu.mm.anon_vma import anon_vma_link, anon_vma_take, anon_vma_unlink, is_mergeable_anon_vma, is_same_file
 from emu.mm.kernel import Kernel
 from emu.mm.overcommit import vm_unacct_memory
 from emu.mm.truncate import release_shmem
@@ -28,10 +29,13 @@ def new_vma(
     pgoff: int,
     mapping: AddressSpace | None,
     anon_vma: AnonVma | None = None,
+    *,
+    file_writable: bool = False,
 ) -> VmArea:
     """Make a VMA that is not linked anywhere yet, with its protections and its reverse-map hooks."""
     vma = VmArea(mm, start, end, flags, pgoff, mapping)
     vma.anon_vma = anon_vma
+    vma.file_writable = file_writable
     vma_set_page_prot(k, vma)
     bind_rmap(k, vma)
     return vma
@@ -104,7 +108,9 @@ def cut_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> VmArea:
     """Do split_vma without asking how many there are (__split_vma), as munmap may."""
     i_mmap_remove(vma)
     anon_vma_take(vma)
-    upper = new_vma(k, mm, vaddr, vma.end, vma.flags, vma.linear_pgoff(vaddr), vma.mapping, vma.anon_vma)
+    pgoff = vma.linear_pgoff(vaddr)
+    writable = vma.file_writable
+    upper = new_vma(k, mm, vaddr, vma.end, vma.flags, pgoff, vma.mapping, vma.anon_vma, file_writable=writable)
     mm.vmas.resize(vma, vma.start, vaddr)
     mm.vmas.insert(upper)
     for part in (vma, upper):
@@ -125,7 +131,7 @@ def isolate(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int) -> VmArea:
 
 
 def _can_merge(lower: VmArea, upper: VmArea) -> bool:
-    if lower.end != upper.start or lower.flags != upper.flags or lower.mapping is not upper.mapping:
+    if lower.end != upper.start or lower.flags != upper.flags or not is_same_file(lower, upper):
         return False
     return lower.pgoff + lower.nr_pages == upper.pgoff and is_mergeable_anon_vma(lower, upper)
 

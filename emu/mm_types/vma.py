@@ -83,12 +83,14 @@ class VmArea:
     `page_prot_write` the same with write and dirty, as a write fault installs it. `pte_changed` and `ptes_changed`
     are the reverse map's hooks, None where the strategy keeps nothing about this VMA. `scan_cursor` is where the
     next cluster scan of a nonlinear VMA starts (vm_private_data in Linux). `anon_vma` is None until it has a private
-    page.
+    page. `file_writable` tells whether the file was open for writing: a file has two struct files here, one for all
+    descriptors that may write, and one for those that may not.
     """
 
     __slots__ = (
         "anon_vma",
         "end",
+        "file_writable",
         "flags",
         "mapping",
         "mm",
@@ -121,6 +123,7 @@ class VmArea:
         self.rmap_data: object = None
         self.scan_cursor = 0
         self.anon_vma: AnonVma | None = None
+        self.file_writable = False
         self.ra_miss = 0
 
     @property

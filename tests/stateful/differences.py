@@ -20,9 +20,12 @@ class Difference:
 DIFFERENCES = {
     "anon_vma": Difference(
         "a private mapping that was written to before a fork merges with one that never was",
-        "they stay apart: an anon_vma that came from a parent is not extended",
-        "Linux v2.6.20 mm/mmap.c: is_mergeable_anon_vma(); v6.12 mm/vma.c: is_mergeable_anon_vma()",
-        "merge_where_emulated_did(forked=True): of a child's, those are merged that the emulated kernel has merged",
+        "they stay apart: an anon_vma that came from a parent is not extended. What was only read of the other has no"
+        " anon_vma, and a further fork leaves its zero pages to faults",
+        "Linux v2.6.20 mm/mmap.c: is_mergeable_anon_vma(); v6.12 mm/vma.c: is_mergeable_anon_vma(); mm/memory.c:"
+        " vma_needs_copy()",
+        "merge_where_emulated_did(forked=True): of a child's, those are merged that the emulated kernel has merged;"
+        " TwinMachines.compare_residency(): zero pages of a child's child may be absent on the host",
     ),
     "madvise_later": Difference(
         "MADV_COLLAPSE, the guards (102, 103) and the poison of tests (100, 101) are EINVAL",
@@ -41,6 +44,12 @@ DIFFERENCES = {
         "each writeback of a disk filesystem zeroes it, whenever that comes; tmpfs never does",
         "Linux v6.12 fs/buffer.c: block_write_full_folio()",
         "within_file(): bytes of a file's last page behind its end are not compared; Differential.ftruncate()",
+    ),
+    "vm_file": Difference(
+        "a file has two struct files, one for all descriptors that may write, one for those that may not",
+        "each open(2) makes one; mappings of different ones do not merge, in v2.6.20 neither",
+        "Linux v2.6.20 mm/mmap.c: is_mergeable_vma(); v6.12 mm/vma.c: is_mergeable_vma()",
+        "TwinMachines: of each file one descriptor for reading and writing, one for reading only",
     ),
     "vm_close": Difference(
         "mappings of files on a FUSE mount merge like all others",

@@ -291,7 +291,7 @@ class Differential(RuleBasedStateMachine):
             if advice is not None and private:
                 start, end = private[which % len(private)][:2]
                 self.twins.both(pair, lambda process, _fds: process.madvise(start, end - start, advice))
-            self.twins.pairs.append(Twins(pair.emulated.fork(), pair.host.fork()))
+            self.twins.pairs.append(pair.fork())
 
     @precondition(lambda self: len(self.twins.pairs) > 1)
     @rule()

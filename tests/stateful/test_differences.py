@@ -20,6 +20,7 @@ BASE = 1 << 37
 RW = mmap.PROT_READ | mmap.PROT_WRITE
 ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10
 SHARED = mmap.MAP_SHARED | 0x10
+PRIVATE = mmap.MAP_PRIVATE | 0x10
 
 
 @pytest.fixture
@@ -38,6 +39,12 @@ def nr_vmas(process: Process | HostProcess) -> int:
     return len([vma for vma in process.vmas if BASE <= vma.start < BASE + 64 * PAGE])
 
 
+def borders(process: Process | HostProcess) -> list[tuple[int, int]]:
+    """Return the first page and the end of each mapping, counted from BASE."""
+    vmas = [vma for vma in process.vmas if BASE <= vma.start < BASE + 64 * PAGE]
+    return [((vma.start - BASE) // PAGE, (vma.end - BASE) // PAGE) for vma in vmas]
+
+
 def test_every_entry_has_its_test() -> None:
     tests = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert set(DIFFERENCES) <= tests
@@ -50,6 +57,20 @@ def test_anon_vma(host: HostProcess, emulated: Process) -> None:
         child = process.fork()
         child.sys_mmap(BASE + PAGE, PAGE, RW, ANON, -1, 0)
         assert nr_vmas(child) == nr_merged
+        child.exit()
+
+
+def test_zero_pages_are_copied_with_the_anon_vma_beside_them(host: HostProcess, emulated: Process) -> None:
+    for process, copied in ((host, b"\0\1"), (emulated, b"\1\1")):
+        process.sys_mmap(BASE + PAGE, PAGE, RW, ANON, -1, 0)
+        process.store(BASE + PAGE, b"x")
+        child = process.fork()
+        child.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
+        child.load(BASE, 1)
+        grandchild = child.fork()
+        assert grandchild.mincore(BASE, PAGE) + grandchild.mincore(BASE + PAGE, PAGE) == copied
+        assert grandchild.load(BASE, PAGE) == bytes(PAGE)
+        grandchild.exit()
         child.exit()
 
 
@@ -121,6 +142,43 @@ def test_tail(host: HostProcess, emulated: Process, tmp_path: Path) -> None:
         assert process.load(BASE, 100) == b"B" * 100
     assert emulated.load(BASE + 100, 100) == b"B" * 100
     assert host.load(BASE + 100, 100) in {bytes(100), b"B" * 100}
+
+
+def test_vm_file(host: HostProcess, emulated: Process, tmp_path: Path) -> None:
+    """Two descriptors of one sort: the emulated kernel takes them for one struct file."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(2 * PAGE))
+    with path.open("rb") as one, path.open("rb") as other:
+        for process, merged in ((host, 2), (emulated, 1)):
+            process.sys_mmap(BASE, PAGE, 0, PRIVATE, one.fileno(), 0)
+            process.sys_mmap(BASE + PAGE, PAGE, 0, PRIVATE, other.fileno(), PAGE)
+            assert nr_vmas(process) == merged
+
+
+def test_private_mappings_by_readers_and_writers_stay_apart(
+    host: HostProcess, emulated: Process, tmp_path: Path
+) -> None:
+    """However they came to be neighbours: mapped, grown, moved, cut, after a fork."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(8 * PAGE))
+    with path.open("rb") as reader, path.open("r+b") as writer:
+        for process in (host, emulated):
+            process.sys_mmap(BASE, PAGE, 0, PRIVATE, reader.fileno(), 0)
+            process.sys_mmap(BASE + PAGE, 2 * PAGE, 0, PRIVATE, writer.fileno(), PAGE)
+            assert borders(process) == [(0, 1), (1, 3)]
+            # The upper part of a cut, moved away and back beside the writer's lower part.
+            process.mremap(BASE + 2 * PAGE, PAGE, PAGE, 3, BASE + 8 * PAGE)
+            process.mremap(BASE + 8 * PAGE, PAGE, PAGE, 3, BASE + 2 * PAGE)
+            assert borders(process) == [(0, 1), (1, 3)]
+            # What grows continues the writer's, not the reader's after it.
+            process.sys_mmap(BASE + 4 * PAGE, PAGE, 0, PRIVATE, reader.fileno(), 4 * PAGE)
+            process.mremap(BASE + PAGE, 2 * PAGE, 3 * PAGE, 0)
+            assert borders(process) == [(0, 1), (1, 4), (4, 5)]
+            child = process.fork()
+            child.sys_mmap(BASE + 5 * PAGE, PAGE, 0, PRIVATE, reader.fileno(), 5 * PAGE)
+            child.sys_mmap(BASE + 3 * PAGE, PAGE, 0, PRIVATE, writer.fileno(), 3 * PAGE)
+            assert borders(child) == [(0, 1), (1, 4), (4, 6)]
+            child.exit()
 
 
 @pytest.mark.fuse
