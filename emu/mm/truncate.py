@@ -40,14 +40,15 @@ def ftruncate(k: Kernel, inode: Inode, nbytes: int) -> None:
     if nbytes > _MAX_LFS_FILESIZE:
         raise OSError(errno.EFBIG, f"a file cannot have {nbytes} bytes")
     if not inode.anonymous:
-        _wait_for_tail(k, inode.mapping, min(nbytes, inode.i_size))
+        # Writes that reach beyond the new end would grow the file again.
+        _wait_for_writes(k, inode.mapping, min(nbytes, inode.i_size) >> k.page_shift)
         os.ftruncate(inode.fd_buffered, nbytes)
     vmtruncate(k, inode.mapping, nbytes)
 
 
-def _wait_for_tail(k: Kernel, mapping: AddressSpace, nbytes: int) -> None:
-    """Let writes that reach beyond `nbytes` finish, lest they grow the file again."""
-    while mapping.pages.find_tagged(TAG_WRITEBACK, nbytes >> k.page_shift, _EVERYTHING, 1):
+def _wait_for_writes(k: Kernel, mapping: AddressSpace, first: int, stop: int = _EVERYTHING) -> None:
+    """Let what is being written of pages [first, stop) finish."""
+    while mapping.pages.find_tagged(TAG_WRITEBACK, first, stop, 1):
         k.io.wait_one()
 
 
@@ -108,18 +109,22 @@ def release_shmem(k: Kernel, mapping: AddressSpace) -> None:
 def truncate_range(k: Kernel, inode: Inode, first: int, stop: int) -> None:
     """Punch a hole: drop the pages [first, stop) of a file and free their blocks; the length stays.
 
-    What madvise(MADV_REMOVE) does. Errors: EINVAL (no host file, not writable), EOPNOTSUPP from hosts without holes.
-    Private copies stay, which v2.6.20 dropped.
-    Source: Linux v2.6.20 mm/memory.c: vmtruncate_range(); v3.5 mm/truncate.c: truncate_pagecache_range().
+    What madvise(MADV_REMOVE) does. Errors: EINVAL (no host file, not writable), whatever the host says (EOPNOTSUPP
+    where there are no holes); after an error nothing that was stored is lost. Private copies stay, which v2.6.20
+    dropped.
+    Source: Linux v2.6.20 mm/memory.c: vmtruncate_range(); v3.5 mm/truncate.c: truncate_pagecache_range(), which file
+    systems call after what can refuse.
     """
     if not inode.writable:
         raise OSError(errno.EINVAL, f"{inode.name} is not open for writing")
     mapping = inode.mapping
     unmap_mapping_range(k, mapping, first, stop, even_cows=False)
     k.preempt_point("truncate:unmapped")
-    truncate_inode_pages(k, mapping, first, stop)
     if not inode.anonymous:
+        # No write may come after the hole, and until the pages are dropped nothing begins one.
+        _wait_for_writes(k, mapping, first, stop)
         punch_hole(inode.fd_buffered, first << k.page_shift, (stop - first) << k.page_shift)
+    truncate_inode_pages(k, mapping, first, stop)
 
 
 def punch_hole(fd: int, first_byte: int, nbytes: int) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from emu.check import check
 from emu.errors import BusError
+from emu.mm import truncate
+from emu.mm.madvise import MADV_REMOVE
 from tests.emu.mm.helpers import NR_PAGES, PAGE, Lab, fails_with, map_nonlinear, on_disk, page_bytes, stamp
 
 
@@ -179,3 +182,45 @@ def test_willneed_reads_ahead_and_random_does_not(tmp_path: Path) -> None:
     lab.process.load(lab.at(8), 1)
     assert lab.machine.vmstat.nr_file_pages == 8
     lab.machine.power_off()
+
+
+@pytest.mark.parametrize("io_depth", [0, 2])
+def test_a_hole_that_the_host_refuses_costs_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, io_depth: int
+) -> None:
+    lab = Lab(tmp_path, io_depth=io_depth)
+
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    lab.process.store(lab.at(1), b"stored")
+    with monkeypatch.context() as patch:
+        patch.setattr(truncate, "punch_hole", refuse)
+        with fails_with(errno.EOPNOTSUPP):
+            lab.process.madvise(lab.at(0), 3 * PAGE, MADV_REMOVE)
+    check(lab.machine)
+    assert lab.process.load(lab.at(1), 6) == b"stored"
+    lab.process.msync(lab.at(0), NR_PAGES * PAGE)
+    assert on_disk(lab.path, 1)[:6] == b"stored"
+    lab.machine.power_off()
+
+
+def test_a_hole_in_what_is_being_written_stays_a_hole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab(tmp_path, io_depth=2)
+    punch = truncate.punch_hole
+
+    def nothing_under_way(fd: int, first_byte: int, nbytes: int) -> None:
+        assert not lab.machine.vmstat.nr_writeback
+        punch(fd, first_byte, nbytes)
+
+    monkeypatch.setattr(truncate, "punch_hole", nothing_under_way)
+    lab.process.store(lab.at(0), b"w" * (NR_PAGES * PAGE))
+    lab.clock.advance(40.0)
+    lab.process.load(lab.at(0), 1)
+    lab.process.madvise(lab.at(0), PAGE, mmap.MADV_NORMAL)
+    assert lab.machine.vmstat.nr_writeback > 0
+    lab.process.madvise(lab.at(0), NR_PAGES * PAGE, MADV_REMOVE)
+    check(lab.machine)
+    assert lab.process.load(lab.at(0), NR_PAGES * PAGE) == bytes(NR_PAGES * PAGE)
+    lab.machine.power_off()
+    assert lab.path.read_bytes() == bytes(NR_PAGES * PAGE)
