@@ -31,8 +31,8 @@ def vm_commit_limit(k: Kernel) -> int:
     return k.ram.nr_frames * k.options.overcommit_ratio // 100 + k.swap.total_pages
 
 
-def vm_enough_memory(k: Kernel, mm: Mm, nr_pages: int) -> None:
-    """Promise `nr_pages` more (fewer, if negative), or raise ENOMEM."""
+def vm_enough_memory(k: Kernel, mm: Mm | None, nr_pages: int) -> None:
+    """Promise `nr_pages` more (fewer, if negative), or raise ENOMEM. No mm: the administrator asks."""
     committed = k.vm_committed_as + nr_pages
     if nr_pages > 0 and not _is_enough(k, mm, nr_pages, committed):
         raise OSError(
@@ -43,17 +43,18 @@ def vm_enough_memory(k: Kernel, mm: Mm, nr_pages: int) -> None:
     k.vm_committed_as = committed
 
 
-def _is_enough(k: Kernel, mm: Mm, nr_pages: int, committed: int) -> bool:
+def _is_enough(k: Kernel, mm: Mm | None, nr_pages: int, committed: int) -> bool:
     mode = k.options.overcommit_memory
     if mode == OVERCOMMIT_ALWAYS:
         return True
     if mode == OVERCOMMIT_GUESS:
         return nr_pages <= k.ram.nr_frames + k.swap.total_pages
     allowed = vm_commit_limit(k)
-    if not mm.privileged:
-        allowed -= _reserve(k, _ADMIN_RESERVE_KB)
-    # Not so much for one process that the user could not do anything about it.
-    allowed -= min(mm.total_vm // 32, _reserve(k, _USER_RESERVE_KB))
+    if mm is not None:
+        if not mm.privileged:
+            allowed -= _reserve(k, _ADMIN_RESERVE_KB)
+        # Not so much for one process that the user could not do anything about it.
+        allowed -= min(mm.total_vm // 32, _reserve(k, _USER_RESERVE_KB))
     return committed < allowed
 
 

@@ -8,7 +8,7 @@ import errno
 import resource
 
 from emu.mm_types.mm import RLIM_INFINITY, Mm
-from emu.mm_types.vma import VM_LOCKED, VM_SHARED, VM_WRITE
+from emu.mm_types.vma import VM_GROWSDOWN, VM_LOCKED, VM_SHARED, VM_WRITE
 
 RLIMIT_AS, RLIMIT_DATA = resource.RLIMIT_AS, resource.RLIMIT_DATA
 RLIMIT_MEMLOCK, RLIMIT_STACK = resource.RLIMIT_MEMLOCK, resource.RLIMIT_STACK
@@ -40,16 +40,21 @@ def may_expand_vm(mm: Mm, vm_flags: int, nr_pages: int) -> bool:
     """Tell whether the address space may grow: by RLIMIT_AS, and RLIMIT_DATA for private memory to be written."""
     if mm.total_vm + nr_pages > _pages(mm, RLIMIT_AS):
         return False
-    if vm_flags & (VM_WRITE | VM_SHARED) != VM_WRITE or nr_pages <= 0:
+    if not _is_data_mapping(vm_flags) or nr_pages <= 0:
         return True
     return data_vm(mm) + nr_pages <= _pages(mm, RLIMIT_DATA)
 
 
+def _is_data_mapping(vm_flags: int) -> bool:
+    """Tell whether RLIMIT_DATA counts a mapping: private, to be written, no stack (v5.19 mm/internal.h)."""
+    return vm_flags & (VM_WRITE | VM_SHARED | VM_GROWSDOWN) == VM_WRITE
+
+
 def data_vm(mm: Mm) -> int:
-    """Return how many pages are private and may be written (is_data_mapping); a walk, only where there is a limit."""
+    """Return how many pages RLIMIT_DATA counts; a walk, only where there is a limit."""
     if mm.rlim[RLIMIT_DATA][0] == RLIM_INFINITY:
         return 0
-    return sum(vma.nr_pages for vma in mm.vmas if vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE)
+    return sum(vma.nr_pages for vma in mm.vmas if _is_data_mapping(vma.flags))
 
 
 def require_room(mm: Mm, vm_flags: int, nr_pages: int) -> None:

@@ -6,10 +6,10 @@ Source: Linux v6.12 mm/mmap.c: expand_downwards(), acct_stack_growth().
 from emu.mm.anon_vma import anon_vma_link, anon_vma_prepare, anon_vma_take
 from emu.mm.kernel import Kernel
 from emu.mm.mmap import MMAP_MIN_ADDR
-from emu.mm.overcommit import vm_enough_memory
+from emu.mm.overcommit import vm_enough_memory, vm_unacct_memory
 from emu.mm.rlimit import RLIMIT_STACK, may_expand_vm, mlock_future_ok
 from emu.mm_types.mm import Mm
-from emu.mm_types.vma import STACK_GUARD_GAP, VM_EXEC, VM_GROWSDOWN, VM_LOCKED, VM_READ, VM_WRITE, VmArea
+from emu.mm_types.vma import STACK_GUARD_GAP, VM_ACCOUNT, VM_EXEC, VM_GROWSDOWN, VM_LOCKED, VM_READ, VM_WRITE, VmArea
 
 
 def expand_stack(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> bool:
@@ -37,7 +37,12 @@ def expand_stack(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> bool:
 
 
 def _acct_stack_growth(k: Kernel, mm: Mm, vma: VmArea, nbytes: int, grow: int) -> bool:
-    """Ask every limit, and promise the memory."""
+    """Ask every limit, and promise the memory.
+
+    Linux asks whether there is enough for any such VMA, and of one without VM_ACCOUNT (read-only, MAP_NORESERVE) never
+    takes the promise back: Committed_AS stays too high for good. Here such a VMA is asked for just the same, and
+    promised nothing.
+    """
     if not may_expand_vm(mm, vma.flags, grow) or nbytes > mm.rlim[RLIMIT_STACK][0]:
         return False
     if not mlock_future_ok(mm, vma.flags, grow):
@@ -46,4 +51,6 @@ def _acct_stack_growth(k: Kernel, mm: Mm, vma: VmArea, nbytes: int, grow: int) -
         vm_enough_memory(k, mm, grow)
     except OSError:
         return False
+    if not vma.flags & VM_ACCOUNT:
+        vm_unacct_memory(k, grow)
     return True

@@ -21,6 +21,7 @@ from emu.hw.swapops import MAX_SWAPFILES, is_swap_pte, max_swap_offset, pte_to_s
 from emu.mm.anon_memory import do_swap_page
 from emu.mm.filemap import swap_in
 from emu.mm.kernel import Kernel
+from emu.mm.overcommit import vm_enough_memory, vm_unacct_memory
 from emu.mm.swap_state import try_to_free_swap
 from emu.mm_types.mm import Mm
 from emu.mm_types.swap import SwapInfo
@@ -129,10 +130,14 @@ def _read_header(fd: int, name: str, page_size: int) -> int:
 
 
 def swapoff(k: Kernel, area: SwapInfo) -> None:
-    """Bring everything in and stop using an area. ENOMEM if it does not fit, EIO if a slot cannot be read.
+    """Bring everything in and stop using an area.
 
-    After an error the area stays in use.
+    Errors: ENOMEM if it does not fit, or if without the area more would be promised than may be (overcommit mode 2);
+    EIO if a slot cannot be read. After an error the area stays in use.
     """
+    nr_pages = area.max_slots - 1
+    vm_enough_memory(k, None, nr_pages)
+    vm_unacct_memory(k, nr_pages)
     area.closing = True
     try:
         _try_to_unuse(k, area)

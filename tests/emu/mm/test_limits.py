@@ -1,4 +1,4 @@
-"""What a process may be promised and may lock: overcommit, resource limits, the heap, stacks that grow."""
+"""What a process may be promised and may lock: overcommit, resource limits, the heap."""
 
 import errno
 import mmap
@@ -12,7 +12,6 @@ from emu.errors import SegmentationFault
 from emu.machine import Machine
 from emu.mm.mmap import MAP_FIXED, MAP_GROWSDOWN, MAP_LOCKED, MAP_NORESERVE
 from emu.mm.overcommit import vm_commit_limit
-from emu.mm_types.vma import STACK_GUARD_GAP
 from tests.emu.mm.helpers import PAGE, RO, RW, fails_with, make_file, virtual_machine
 
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -100,6 +99,11 @@ def test_mode_0_refuses_what_could_never_fit() -> None:
     machine.shutdown()
 
 
+def test_there_are_three_modes() -> None:
+    with pytest.raises(ValueError, match="overcommit_memory is 0, 1 or 2"):
+        Machine(overcommit_memory=3)
+
+
 def test_mode_1_refuses_nothing() -> None:
     machine = booted(overcommit_memory=1)
     process = machine.spawn()
@@ -128,6 +132,21 @@ def test_mode_2_keeps_the_sum_under_the_limit(*, privileged: bool) -> None:
     process.munmap(process.vmas[0].start, 8 * PAGE)
     process.sys_mmap(0, 4 * PAGE, RW, PRIVATE, -1, 0)
     check(machine)
+    machine.shutdown()
+
+
+def test_swap_that_promises_rest_on_stays_in_use() -> None:
+    machine = booted(overcommit_memory=2, overcommit_ratio=50, swap=101 * PAGE)
+    process = machine.spawn()
+    where = process.sys_mmap(0, RAM // 2 * PAGE, RW, PRIVATE, -1, 0)
+    process.store(where, b"kept")
+    with fails_with(errno.ENOMEM):
+        machine.swapoff(0)
+    assert committed(machine) == RAM // 2
+    process.munmap(where + PAGE, PAGE)
+    machine.swapoff(0)
+    assert committed(machine) == RAM // 2 - 1
+    assert process.load(where, 4) == b"kept"
     machine.shutdown()
 
 
@@ -173,6 +192,11 @@ def test_data_is_limited() -> None:
         process.sys_mmap(0, PAGE, RW, PRIVATE, -1, 0)
     with fails_with(errno.ENOMEM):
         process.mprotect(BASE + 10 * PAGE, PAGE, RW)
+    # A stack is no data: neither is it refused, nor does it take room from data.
+    process.sys_mmap(BASE + 1000 * PAGE, 10 * PAGE, RW, PRIVATE | MAP_FIXED | MAP_GROWSDOWN, -1, 0)
+    process.store(BASE + 995 * PAGE, b"x")
+    process.munmap(BASE, PAGE)
+    process.sys_mmap(BASE, PAGE, RW, PRIVATE | MAP_FIXED, -1, 0)
     check(machine)
     machine.shutdown()
 
@@ -245,62 +269,6 @@ def test_the_heap_grows_and_shrinks() -> None:
     assert process.load(start, 1) == b"x"
     assert process.brk() == start + 7 * PAGE
     check(machine)
-    machine.shutdown()
-
-
-def test_a_stack_grows_to_where_it_is_touched() -> None:
-    machine = booted()
-    process = machine.spawn()
-    process.sys_mmap(BASE, 2 * PAGE, RW, PRIVATE | MAP_FIXED | MAP_GROWSDOWN, -1, 0)
-    process.store(BASE + PAGE, b"top")
-    process.store(BASE - 10 * PAGE + 8, b"deep")
-    assert [(vma.start, vma.end) for vma in process.vmas] == [(BASE - 10 * PAGE, BASE + 2 * PAGE)]
-    assert committed(machine) == 12
-    assert process.load(BASE - 10 * PAGE, 12) == bytes(8) + b"deep"
-    process.setrlimit(resource.RLIMIT_STACK, 20 * PAGE)
-    process.load(BASE - 18 * PAGE, 1)
-    with pytest.raises(SegmentationFault):
-        process.load(BASE - 19 * PAGE, 1)
-    process.setrlimit(resource.RLIMIT_STACK, -1)
-    process.setrlimit(resource.RLIMIT_AS, 20 * PAGE)
-    with pytest.raises(SegmentationFault):
-        process.load(BASE - 19 * PAGE, 1)
-    process.setrlimit(resource.RLIMIT_AS, -1)
-    child = process.fork()
-    child.store(BASE - 30 * PAGE, b"child")
-    process.sys_mmap(BASE - 300 * PAGE, PAGE, RW, PRIVATE | MAP_FIXED, -1, 0)
-    with pytest.raises(SegmentationFault):
-        process.load(BASE - (300 - STACK_GUARD_GAP) * PAGE, 1)
-    process.load(BASE - (298 - STACK_GUARD_GAP) * PAGE, 1)
-    check(machine)
-    machine.shutdown()
-
-
-def test_the_gap_below_a_stack_is_kept_free() -> None:
-    machine = booted()
-    process = machine.spawn()
-    process.sys_mmap(BASE, PAGE, RW, PRIVATE | MAP_FIXED | MAP_GROWSDOWN, -1, 0)
-    hint = BASE - STACK_GUARD_GAP * PAGE
-    assert process.sys_mmap(hint, PAGE, RW, PRIVATE, -1, 0) != hint
-    assert process.sys_mmap(hint - PAGE, PAGE, RW, PRIVATE, -1, 0) == hint - PAGE
-    # Memory without access does as a guard, and may lie close.
-    process.sys_mmap(BASE - 2 * PAGE, PAGE, 0, PRIVATE | MAP_FIXED, -1, 0)
-    process.store(BASE - PAGE, b"x")
-    with pytest.raises(SegmentationFault):
-        process.load(BASE - 2 * PAGE, 1)
-    check(machine)
-    machine.shutdown()
-
-
-def test_only_private_anonymous_memory_grows_down(tmp_path: Path) -> None:
-    machine = booted()
-    process = machine.spawn()
-    path = make_file(tmp_path / "file", 2)
-    for flags in (SHARED, mmap.MAP_PRIVATE, mmap.MAP_SHARED):
-        with fails_with(errno.EINVAL):
-            process.sys_mmap(0, PAGE, RO, flags | MAP_GROWSDOWN, path, 0)
-    with pytest.raises(ValueError, match="overcommit_memory is 0, 1 or 2"):
-        Machine(overcommit_memory=3)
     machine.shutdown()
 
 
