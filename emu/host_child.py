@@ -271,7 +271,8 @@ class Child:
         self.sock.close()
         for fd in self.pipe:
             os.close(fd)
-        Child(socket.socket(fileno=os.dup(fds[0]))).serve()
+        # The only descriptor of its end of the socket: a copy would keep the socket open in its own children.
+        Child(socket.socket(fileno=fds[0])).serve()
         os._exit(0)
 
 

@@ -4,6 +4,7 @@ import errno
 import gc
 import mmap
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +123,19 @@ def test_fork_copies_private_and_shares_shared_memory(host: HostProcess) -> None
     with pytest.raises(OSError, match="exited") as caught:
         child.load(private.vaddr, 1)
     assert caught.value.errno == errno.ESRCH
+
+
+@pytest.mark.timeout(30)
+def test_the_death_of_a_process_is_told_while_its_child_lives(host: HostProcess) -> None:
+    child = host.fork()
+    with child.fork() as grandchild:
+        mapping = grandchild.mmap(-1, PAGE)
+        os.kill(child.pid, signal.SIGKILL)
+        with pytest.raises(OSError, match="has died") as caught:
+            child.load(mapping.vaddr, 1)
+        assert caught.value.errno == errno.ESRCH
+        assert grandchild.load(mapping.vaddr, 1) == b"\0"
+    child.exit()
 
 
 def test_the_state_that_the_kernel_tells(host: HostProcess, path: Path) -> None:
