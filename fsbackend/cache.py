@@ -120,13 +120,18 @@ class Cache:
             else:
                 self.pauses[bound_ms] += 1
 
-    def requeue(self, file: "CachedFile", *, all_clean: bool) -> None:
-        """After a pass over the file: off the list if clean, else to its tail, so that each file has its turn."""
+    def requeue(self, file: "CachedFile", *, all_clean: bool, since_s: float | None = None) -> None:
+        """After a batch of the file: off the list if clean, else to its tail, so that each file has its turn.
+
+        With `since_s`, nothing of it was dirty for longer than that: a file that is always written to ages anew.
+        """
         with self.lock:
             if all_clean:
                 self.dirty_files.pop(file, None)
             elif file in self.dirty_files:
                 self.dirty_files.move_to_end(file)
+                if since_s is not None:
+                    self.dirty_files[file] = since_s
 
     def oldest(self, before_s: float | None = None) -> "list[CachedFile]":
         """Return the dirty files, oldest first; only those dirty since before `before_s` if it is given."""

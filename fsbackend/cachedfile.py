@@ -21,10 +21,26 @@ from fsbackend.pages import CHUNK_SHIFT, CHUNK_SIZE, PAGE_SHIFT, PAGE_SIZE, Page
 log = logging.getLogger("fremap")
 
 MAX_BATCH_BYTES = 4 << 20
-"""Most that one writeback submission writes before it looks again (Linux: MAX_WRITEBACK_PAGES, 4 MiB)."""
+"""One writeback submission ends with the chunk that reaches this (Linux: MAX_WRITEBACK_PAGES, 4 MiB)."""
 
 START_EARLY_BYTES = 1 << 20
 """A stretch so long goes to the disk at once, while the next is copied, rather than at the barrier."""
+
+
+class Sweep:
+    """One way forward through the chunks that a file had when it began: a page dirty then is met once.
+
+    What is dirtied behind `next_index`, or beyond `last_index`, is for the next one: no writer can hold a sweep
+    up. Source: Linux v4.9 mm/page-writeback.c: write_cache_pages(), where tags and `writeback_index` do this.
+    """
+
+    __slots__ = ("began_s", "failed", "last_index", "next_index")
+
+    def __init__(self, began_s: float, last_index: int) -> None:
+        self.began_s = began_s
+        self.last_index = last_index
+        self.next_index = 0
+        self.failed = False
 
 
 class CachedFile:
@@ -45,6 +61,7 @@ class CachedFile:
         self.lock = threading.RLock()
         self.io_lock = threading.Lock()
         self.settled = threading.Condition(self.lock)
+        self._flusher_sweep = Sweep(0.0, -1)
 
     @property
     def nr_pages(self) -> int:
@@ -191,34 +208,45 @@ class CachedFile:
         """Write back every page that is dirty now; return how many."""
         nr_pages = 0
         with self.io_lock:
-            while self.pages.nr_pages and nr_pages << PAGE_SHIFT <= self.nbytes + MAX_BATCH_BYTES:
-                nr_done = self._write_batch()
+            if not self.pages.nr_pages:
+                return 0
+            sweep = self._begin_sweep()
+            while nr_done := self._write_batch(sweep):
                 nr_pages += nr_done
-                if not nr_done:
+                if not self.pages.nr_pages or sweep.next_index > sweep.last_index:
                     break
-        if nr_pages:
-            self._after_writeback()
+        self._after_writeback(sweep)
         return nr_pages
 
     def write_back_some(self, *, pace: bool) -> int:
-        """Write back one batch for the flusher, at the disk's own pace; return how many pages."""
+        """Write back one batch for the flusher, where it left off, at the disk's own pace; return how many pages."""
         with self.io_lock:
-            nr_pages = self._write_batch(pace=pace)
-        self._after_writeback()
+            nr_pages = self._write_batch(self._flusher_sweep, pace=pace)
+            if not nr_pages:
+                self._flusher_sweep = self._begin_sweep()
+                nr_pages = self._write_batch(self._flusher_sweep, pace=pace)
+            sweep = self._flusher_sweep
+        self._after_writeback(sweep)
         return nr_pages
 
-    def _after_writeback(self) -> None:
+    def _begin_sweep(self) -> Sweep:
         with self.lock:
-            self.cache.requeue(self, all_clean=not self.pages.nr_pages)
+            chunks = self.pages.chunks
+            return Sweep(self.cache.clock(), max(chunks) if chunks else -1)
 
-    def _write_batch(self, *, pace: bool = False) -> int:
-        """Write the first dirty pages, up to a batch; the caller holds `io_lock`."""
+    def _after_writeback(self, sweep: Sweep) -> None:
+        done = sweep.next_index > sweep.last_index and not sweep.failed
         with self.lock:
-            runs = self._collect()
+            self.cache.requeue(self, all_clean=not self.pages.nr_pages, since_s=sweep.began_s if done else None)
+
+    def _write_batch(self, sweep: Sweep, *, pace: bool = False) -> int:
+        """Write a sweep's next dirty pages, up to a batch; the caller holds `io_lock`."""
+        with self.lock:
+            runs = self._collect(sweep)
             if not runs:
                 return 0
             submissions = self._submissions(runs)
-        nr_pages = sum(count for _, _, count in runs)
+        nr_pages = sum([run[2] for run in runs])
         if self.caps.account_dirty:
             with self.cache.lock:
                 self.cache.bdi.start_writeback(nr_pages)
@@ -230,6 +258,7 @@ class CachedFile:
             failure = error
         self._end_batch(runs, nr_pages, failure)
         if failure is not None:
+            sweep.failed = True
             self.record_error(failure)
             raise failure
         return nr_pages
@@ -256,13 +285,20 @@ class CachedFile:
             self.direct_fd = os.open(f"/proc/self/fd/{self.fd}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
         return self.direct_fd
 
-    def _collect(self) -> list[tuple[int, int, int]]:
-        runs, nbytes = [], 0
-        for run in self.pages.dirty_runs():
+    def _collect(self, sweep: Sweep) -> list[tuple[int, int, int]]:
+        """Return the next dirty runs of a sweep, whole chunks, and move it on behind them."""
+        runs: list[tuple[int, int, int]] = []
+        nbytes = 0
+        for run in self.pages.dirty_runs(sweep.next_index):
+            index = run[0]
+            if index > sweep.last_index:
+                break
+            if nbytes >= MAX_BATCH_BYTES and index != runs[-1][0]:
+                sweep.next_index = index
+                return runs
             runs.append(run)
             nbytes += run[2] << PAGE_SHIFT
-            if nbytes >= MAX_BATCH_BYTES:
-                break
+        sweep.next_index = sweep.last_index + 1
         return runs
 
     def _submissions(self, runs: Iterable[tuple[int, int, int]]) -> list[tuple[int, list[memoryview]]]:
