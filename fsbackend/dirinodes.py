@@ -242,13 +242,13 @@ class DirInodes:
         except PermissionError:
             return self._open_named(node, os.O_RDONLY)
 
-    def fsync_dir(self, node: Node) -> None:
-        """Make a directory's names durable."""
-        fd = os.open(b".", DIR_FLAGS, dir_fd=self.dir_fd(node))
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    def open_dir(self, node: Node) -> int:
+        """Return a descriptor of a directory that is the caller's to close."""
+        return os.open(b".", DIR_FLAGS, dir_fd=self.dir_fd(node))
+
+    def fsync_dir(self, node: Node, fd: int) -> None:  # noqa: ARG002 - a journal goes by the inode
+        """Make the names of a directory durable, which is open as `fd`; the namespace need not be locked."""
+        os.fsync(fd)
 
     def forget(self, node: Node) -> None:
         """Close what an inode holds that the kernel knows no more; all in memory of it goes."""

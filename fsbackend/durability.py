@@ -5,10 +5,12 @@ here, page by page, until a successful fsync of the file. A cut puts back what t
 Memory: at most one page of pre-image for each page written since the file's last fsync.
 """
 
+import contextlib
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from fsbackend.node import Node
@@ -50,11 +52,56 @@ class Choice:
         return self._chance.randint(0, count)
 
 
+class WritesInProgress:
+    """Writes of a file, which go side by side; its barrier begins when none is between its pre-image and its bytes.
+
+    Else a barrier would confirm a pre-image whose write comes after it, and a cut could not undo that write.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._nr_writing: Counter[Node] = Counter()
+        self._beginning: set[Node] = set()
+
+    @contextlib.contextmanager
+    def writing(self, node: Node) -> Iterator[None]:
+        """Be a write of the file; waits while a barrier begins, which does no I/O but a disk cache's."""
+        with self._changed:
+            while node in self._beginning:
+                self._changed.wait()
+            self._nr_writing[node] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._nr_writing[node] -= 1
+                if not self._nr_writing[node]:
+                    del self._nr_writing[node]
+                    self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def none(self, node: Node) -> Iterator[None]:
+        """Be where no write of the file is in progress, to begin a barrier."""
+        with self._changed:
+            while node in self._beginning:
+                self._changed.wait()
+            self._beginning.add(node)
+            while node in self._nr_writing:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._beginning.discard(node)
+                self._changed.notify_all()
+
+
 class DurabilityJournal:
     """The files with bytes in the store that no fsync has confirmed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.writes = WritesInProgress()
         self.files: dict[Node, FileJournal] = {}
 
     def _file(self, node: Node, fd: int) -> FileJournal:

@@ -22,16 +22,16 @@ class PendingNames(Protocol):
     """Changes of names that wait for a barrier."""
 
     def nr_changes(self) -> int:
-        """Return how many changes a barrier that starts now will confirm."""
+        """Return up to which change, counted from the first, a barrier that starts now will confirm."""
 
     def committed(self, count: int) -> None:
-        """Note that the first `count` changes are durable."""
+        """Note that the changes up to this one are durable."""
 
 
 class FaultyIo(StoreIo):
     """Store I/O with faults, and with a journal of what is not durable yet if the mount can be power-cut.
 
-    Locks, in order: the disk cache's, the journal's.
+    Locks, in order: the file's writes in progress, the disk cache's, the journal's.
     """
 
     def __init__(self, injector: Injector, journal: DurabilityJournal | None, seed: int = 0) -> None:
@@ -53,6 +53,9 @@ class FaultyIo(StoreIo):
         if self.disk_cache.nr_pages or (rule is not None and rule.action == "reorder"):
             return self.disk_cache.lock
         return nullcontext()
+
+    def _writing(self, node: Node) -> AbstractContextManager[object]:
+        return nullcontext() if self.journal is None else self.journal.writes.writing(node)
 
     def remembers(self, node: Node) -> bool:
         """Return whether something of a file is not durable yet: its inode has to stay the one that we know."""
@@ -82,7 +85,7 @@ class FaultyIo(StoreIo):
         """Write: all, or, torn, a part, or, reordered, into the disk's cache."""
         nbytes = sum(map(len, buffers))
         fired = self._fire("store.write", node, nbytes)
-        with self._standing_still(fired):
+        with self._writing(node), self._standing_still(fired):
             if self.journal is not None:
                 self.journal.before_write(node, fd, offset, nbytes)
             if fired is not None and fired.action == "reorder":
@@ -104,7 +107,7 @@ class FaultyIo(StoreIo):
             self.disk_cache.drain(node)
             super().fsync(node, fd, datasync=datasync)
             return
-        with self._standing_still():
+        with self.journal.writes.none(node), self._standing_still():
             self.disk_cache.drain(node)
             began = self.journal.begin_barrier(node)
         nr_names = self.names.nr_changes() if self.names is not None else 0
@@ -128,9 +131,12 @@ class FaultyIo(StoreIo):
                 if fired is not None and fired.action == "lie":
                     lies = True
                     continue
-                with self._standing_still():
+                if self.journal is None:
                     self.disk_cache.drain(node)
-                    kept = self.journal.begin_barrier(node) if self.journal is not None else None
+                    continue
+                with self.journal.writes.none(node), self._standing_still():
+                    self.disk_cache.drain(node)
+                    kept = self.journal.begin_barrier(node)
                 if kept is not None:
                     began[node] = kept
             super().sync_store(fd)
@@ -145,7 +151,7 @@ class FaultyIo(StoreIo):
     def truncate(self, node: Node, fd: int, nbytes: int) -> None:
         """Set the size."""
         self._fire("store.truncate", node)
-        with self._standing_still():
+        with self._writing(node), self._standing_still():
             self.disk_cache.drain(node)
             if self.journal is not None:
                 self.journal.before_truncate(node, fd, nbytes)
@@ -154,7 +160,7 @@ class FaultyIo(StoreIo):
     def fallocate(self, node: Node, fd: int, mode: int, offset: int, nbytes: int) -> None:
         """Allocate or punch."""
         self._fire("store.truncate", node)
-        with self._standing_still():
+        with self._writing(node), self._standing_still():
             self.disk_cache.drain(node)
             if self.journal is not None:
                 self.journal.before_write(node, fd, offset, nbytes)

@@ -139,27 +139,35 @@ class FileSystem(OpenFiles):
                 if change.mode is not None or change.uid is not None or change.gid is not None:
                     raise os_error(errno.EPERM)
                 return node.attr()
-            if change.nbytes is not None:
-                self._truncate(node, change.nbytes)
+        if change.nbytes is not None:
+            self._truncate(node, change.nbytes)
+        with self.lock:
             self.store.setattr(node, change)
             return self.store.getattr(node)
 
     def _truncate(self, node: Node, nbytes: int) -> None:
-        data = self._open_data(node)
+        """Set the size; a slow store holds up this file only, since the namespace is not locked meanwhile."""
+        with self.lock:
+            data = self._open_data(node)
+            data.nr_open += 1
         try:
             data.truncate(nbytes)
         finally:
-            if not data.nr_open:
-                self._close_data(node)
+            self._unpin(node, data)
 
     # ---- the whole mount
 
     def fsyncdir(self, node_id: int) -> None:
-        """Make a directory's names durable."""
+        """Make a directory's names durable; others may look up and change names while the store does it."""
         node = self.node(node_id)
-        if not isinstance(node, ControlNode):
-            with self.lock:
-                self.store.fsync_dir(node)
+        if isinstance(node, ControlNode) or not isinstance(self.store, DirStore):
+            return
+        with self.lock:
+            fd = self.store.open_dir(node)
+        try:
+            self.store.fsync_dir(node, fd)
+        finally:
+            os.close(fd)
 
     def statfs(self) -> os.statvfs_result:
         """Return the store's figures, less what is accepted and not yet written."""
@@ -179,10 +187,7 @@ class FileSystem(OpenFiles):
                 name = os.fsdecode(file.node.path()) or f"inode {file.node.ino}"
                 failures.append(f"{name}: {error.strerror}, {file.pages.nr_pages} pages not written")
             finally:
-                with self.lock:
-                    file.nr_open -= 1
-                    if file.node.data is file:
-                        self._close_data(file.node)
+                self._unpin(file.node, file)
         if isinstance(self.store, DirStore):
             try:  # what the flusher wrote, and names: nobody has asked for those to be durable before
                 self.cache.io.sync_store(self.store.root_fd)

@@ -136,6 +136,9 @@ class InodeTable:
         if data.nr_open:
             return False
         if node.parent is None and os.fstat(data.fd).st_nlink == 0 and node.nlookup <= 0:
+            if data.io_lock.locked():  # by a writeback, for which all names would wait with us: `reap` will do it
+                self.lingering.add(node)
+                return False
             data.discard()
         with data.lock:
             if data.pages.nr_pages or (data.pages.chunks):

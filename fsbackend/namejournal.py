@@ -50,6 +50,7 @@ class JournaledStore(DirStore):
         self._io = io
         self._names_lock = threading.Lock()
         self._next_kept = 0
+        self._nr_committed = 0
         self.changes: list[NameChange] = []
         self.kept: dict[tuple[int, int], list[bytes]] = {}
         os.mkdir(RESERVED_NAME, 0o700, dir_fd=self.root_fd)
@@ -58,7 +59,7 @@ class JournaledStore(DirStore):
 
     def close(self) -> None:
         """Drop what was kept, and let the store go."""
-        self.committed(len(self.changes))
+        self.committed(self.nr_changes())
         os.close(self._kept_fd)
         with contextlib.suppress(OSError):
             os.rmdir(RESERVED_NAME, dir_fd=self.root_fd)
@@ -177,24 +178,22 @@ class JournaledStore(DirStore):
                 raise
             return os.open(links[0], os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._kept_fd)
 
-    def fsync_dir(self, node: Node) -> None:
+    def fsync_dir(self, node: Node, fd: int) -> None:
         """Make a directory's names durable, unless a rule lies about it: all names before now, as a commit does."""
-        fd = os.open(b".", _FOLLOW_NOT, dir_fd=self.dir_fd(node))
-        try:
-            self._io.fsync(node, fd, datasync=False)
-        finally:
-            os.close(fd)
+        self._io.fsync(node, fd, datasync=False)
 
     # ---- barriers and cuts
 
     def nr_changes(self) -> int:
-        """Return how many changes a barrier that starts now will confirm."""
+        """Return up to which change, counted since the mount, a barrier that starts now will confirm."""
         with self._names_lock:
-            return len(self.changes)
+            return self._nr_committed + len(self.changes)
 
     def committed(self, count: int) -> None:
-        """Note that the first `count` changes are durable."""
+        """Note that the changes up to this one are durable; another barrier may have said so of some already."""
         with self._names_lock:
+            count = max(count - self._nr_committed, 0)
+            self._nr_committed += count
             done, self.changes = self.changes[:count], self.changes[count:]
             for change in done:
                 self._drop_kept(change)
@@ -212,7 +211,7 @@ class JournaledStore(DirStore):
         touched: list[tuple[Node, bytes]] = []
         for change in reversed(undone):
             touched += self._undo(change)
-        self.committed(len(self.changes))
+        self.committed(self.nr_changes())
         StoreIo.sync_store(self._io, self.root_fd)  # what the cut left is durable, whatever rules say
         return touched
 

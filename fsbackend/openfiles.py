@@ -109,6 +109,10 @@ class OpenFiles(InodeTable):
         ):
             with contextlib.suppress(OSError):  # recorded; the pages stay dirty and are tried again
                 data.write_back_all()
+        self._unpin(node, data)
+
+    def _unpin(self, node: Node, data: "FileData") -> None:
+        """Take one from `nr_open`, and let go what nobody needs any more."""
         with self.lock:
             data.nr_open -= 1
             if node.nlookup <= 0 and node.id:
@@ -169,11 +173,13 @@ class OpenFiles(InodeTable):
             raise os_error(data.err_no)
 
     def flush(self, number: int) -> None:
-        """Report a failed writeback to close(2), if no fsync of this descriptor has."""
+        """Report a failed writeback to close(2), if no fsync of this descriptor has.
+
+        fsync reports it all the same: a forked child's close must not take its parent's error.
+        """
         handle = self.handle(number)
         data = handle.data
         if data is not None and handle.err_seq != data.err_seq:
-            handle.err_seq = data.err_seq
             raise os_error(data.err_no)
 
     def fallocate(self, number: int, mode: int, offset: int, nbytes: int) -> None:

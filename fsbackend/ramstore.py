@@ -264,9 +264,6 @@ class RamStore:
         del node
         return -1
 
-    def fsync_dir(self, node: Node) -> None:
-        """Do nothing."""
-
     def forget(self, node: Node) -> None:
         """Let an inode go that has no name any more; the others live in the tree."""
         assert isinstance(node, RamNode)
