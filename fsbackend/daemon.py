@@ -128,6 +128,7 @@ class Daemon:
             options["allow_other"] = True
         self.session = Session(self.options.mountpoint, options, self.operations, self.fs.cache.pool)
         self.operations.session = self.session
+        self.injector.sleep = self.session.sleep
         self.flusher.start()
         self.session.start()
         self.watch_owner()

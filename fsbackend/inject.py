@@ -186,6 +186,7 @@ class Injector:
         self.has_calls = False
         self.has_store = False
         self.cut: Callable[[str], None] = lambda _survive: None
+        self.sleep: Callable[[float], None] = time.sleep
 
     def set_rules(self, lines: Sequence[str]) -> None:
         """Replace all rules; a line beginning with + in `add_text` adds instead."""
@@ -229,9 +230,9 @@ class Injector:
             number = int(fired.number)
             raise OSError(number, os.strerror(number))
         if fired.action == "delay":
-            time.sleep(fired.number)
+            self.sleep(fired.number)
         elif fired.action == "bandwidth":
-            time.sleep(nbytes / fired.number)
+            self.sleep(nbytes / fired.number)
         elif fired.action == "cut":
             self.cut(fired.value)
             raise OSError(errno.EIO, "the power was cut")

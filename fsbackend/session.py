@@ -113,6 +113,7 @@ class Session:
         self._workers = Workers(lowlevel.channel_fd(self._channel), self._serve, pool)
         self.worker = self._workers.local
         self.done = self._workers.done
+        self.sleep = self._workers.sleep
 
     def _serve(self, address: int, nbytes: int) -> None:
         lowlevel.session_process(self._session, address, nbytes, self._channel)

@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
 
 from fsbackend.pagepool import Block, PagePool
@@ -18,6 +19,9 @@ from fsbackend.pagepool import Block, PagePool
 log = logging.getLogger("fremap")
 
 MAX_WORKERS = 48
+"""Threads at most, those that sleep in an injected delay not counted."""
+MAX_THREADS = 512
+"""Threads at most, all counted: 128 MiB of blocks."""
 TICK_S = 0.002
 IDLE_TICKS = 25
 """Ticks without a request after which the monitor sleeps until the next one."""
@@ -61,6 +65,7 @@ class Workers:
         self._active: set[_Seat] = set()
         self._parked: list[_Seat] = []
         self._wanted = 1
+        self._nr_asleep = 0
         self._monitor = threading.Thread(target=self._watch, name="worker-monitor", daemon=True)
         self._monitor_asleep = False
         self._wake_monitor = threading.Event()
@@ -138,8 +143,18 @@ class Workers:
                 seat = self._parked.pop()
                 self._active.add(seat)
                 seat.wake.set()
-            elif len(self._threads) < MAX_WORKERS:
+            elif len(self._threads) < min(MAX_WORKERS + self._nr_asleep, MAX_THREADS):
                 self._add()
+
+    def sleep(self, delay_s: float) -> None:
+        """Sleep in a worker, as a rule says; meanwhile it takes nobody's place."""
+        with self._lock:
+            self._nr_asleep += 1
+        try:
+            time.sleep(delay_s)
+        finally:
+            with self._lock:
+                self._nr_asleep -= 1
 
     def _one_less(self) -> None:
         with self._lock:
