@@ -1,6 +1,8 @@
 """Handlers of requests about a file's bytes: open, read, write, fsync and what belongs to them."""
 
 import ctypes
+import signal
+from pathlib import Path
 from typing import Any
 
 from fsbackend import lowlevel as ll
@@ -10,6 +12,20 @@ from fsbackend.pagepool import BLOCK_NBYTES, HEADER_NBYTES
 
 _BIG_REPLY = 32 << 10
 _NS = 1_000_000_000
+_KILL_BIT = 1 << signal.SIGKILL - 1
+
+
+def fatal_signal_pending(tid: int) -> bool:
+    """Return whether a thread has been killed, whatever it waits for.
+
+    The kernel marks each thread of a group that dies with SIGKILL (Linux kernel/signal.c: complete_signal()).
+    FUSE's own interrupt would not tell it from a signal that has a handler, which must not end a pause.
+    """
+    try:
+        status = Path(f"/proc/{tid}/status").read_bytes()
+    except OSError:  # not a thread that we can see
+        return False
+    return bool(int(status.partition(b"\nSigPnd:\t")[2][:16] or b"0", 16) & _KILL_BIT)
 
 
 class FileHandlers(Handlers):
@@ -61,12 +77,16 @@ class FileHandlers(Handlers):
         if nr_dirtied:
             pid = ll.req_ctx(req).contents.pid
             pause_s = self.fs.cache.balance(nr_dirtied, pid)
-            if pause_s > 0:
+            if pause_s > 0 and not fatal_signal_pending(pid):
                 self._hold_write(req, nbytes, pause_s, pid)
                 return
         ll.reply_write(req, nbytes)
 
     def _hold_write(self, req: int, nbytes: int, pause_s: float, pid: int) -> None:
+        """Hold the reply back until the pause is over, or the writer is killed, as balance_dirty_pages() sleeps.
+
+        A pause is 200 ms at most, and then another if it is still needed: so late a kill may be noticed.
+        """
         cache = self.fs.cache
         asked_s = began_s = cache.clock()
         self.throttled[req] = (pid, asked_s)
@@ -77,6 +97,8 @@ class FileHandlers(Handlers):
             cache.record_pause(now_s - began_s)
             began_s = now_s
             again_s = cache.balance(0, pid)
+            if again_s > 0 and fatal_signal_pending(pid):
+                again_s = 0.0
             if again_s <= 0:
                 self.throttled.pop(req, None)
                 ll.reply_write(req, nbytes)
