@@ -107,6 +107,7 @@ def file_caps(served: Served, name: str) -> "Callable[[], str] | None":
             "path": node.path().decode("utf-8", "surrogateescape"),
             "preset": caps.preset,
             "flags": caps.flag_names(),
+            "max_ratio": served.bdi.max_ratio if caps == served.fs.caps else caps.max_ratio,
             "account_dirty": caps.account_dirty,
             "writeback": caps.writeback,
         }

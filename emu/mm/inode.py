@@ -165,4 +165,4 @@ def backing_caps(path: str, ino: int, plain_caps: str) -> Caps:
     flags = BdiCap.NONE
     for name in told["flags"]:
         flags |= BdiCap[name]
-    return Caps(told["preset"], flags, int(told.get("max_ratio", 100)))
+    return Caps(told["preset"], flags, told["max_ratio"])
