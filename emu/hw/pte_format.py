@@ -175,10 +175,6 @@ class PteFormat:
         )
         return pte & ~self.mkhuge.clear | self.mkhuge.set
 
-    def pte_none(self, pte: int) -> bool:
-        """Tell whether nothing is there."""
-        return pte == 0
-
     def pte_present(self, pte: int) -> bool:
         """Tell whether the entry maps a frame, PROT_NONE included, as Linux's pte_present() does."""
         return pte & self._present_any != 0

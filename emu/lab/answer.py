@@ -5,7 +5,6 @@ take is predicted from the same cell at the size before.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from emu.lab.answer_bench import ORDERS
@@ -152,8 +151,3 @@ def _memory(order: AnswerOrder, budget: _Budget, rmap: str, nr_pages: int, name:
     rows = measure_memory(rmap, nr_pages, name, order.cells)
     budget.note(cell, nr_pages, time.perf_counter() - began_s, rows[0].error)
     return rows
-
-
-def sizes_measured(rows: Sequence[CostRow] | Sequence[MemoryRow]) -> list[int]:
-    """Return the sizes for which some row has no error, ascending."""
-    return sorted({row.pages for row in rows if row.error is None})
