@@ -1,6 +1,9 @@
 """MAP_GROWSDOWN step by step on the emulated and on the real kernel: the same answers, the same mappings."""
 
+import errno
+import resource
 from collections.abc import Callable
+from pathlib import Path
 
 from emu.errors import Signal
 from emu.host import HostProcess
@@ -65,4 +68,30 @@ def test_a_mapping_that_grows_down_as_on_the_host() -> None:
                 for one in (emulated, host)
             ]
             assert mappings[0] == mappings[1], name
+    machine.shutdown()
+
+
+def data_nbytes(one: Either) -> int:
+    if isinstance(one, HostProcess):
+        lines = Path(f"/proc/{one.pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmData:")) * 1024
+    return sum(vma.end - vma.start for vma in one.vmas)
+
+
+def test_a_stack_is_no_data_as_on_the_host() -> None:
+    machine, _ = virtual_machine()
+    with HostProcess() as host:
+        emulated = machine.spawn()
+        for one in (emulated, host):
+            # The host's process has begun once it answers; and some room, as it needs memory itself.
+            one.munmap(BASE, PAGE)
+            limit = data_nbytes(one) + 256 * PAGE
+            if isinstance(one, HostProcess):
+                resource.prlimit(one.pid, resource.RLIMIT_DATA, (limit, limit))
+            else:
+                one.setrlimit(resource.RLIMIT_DATA, limit, limit)
+            assert outcome(one, lambda one: one.sys_mmap(BASE, 512 * PAGE, RW, FIXED, -1, 0)) == errno.ENOMEM
+            assert outcome(one, lambda one: one.sys_mmap(BASE, 512 * PAGE, RW, FIXED | GROWSDOWN, -1, 0)) == BASE
+            assert outcome(one, lambda one: one.store(BASE - 300 * PAGE, b"x")) is None
+            assert outcome(one, lambda one: one.sys_mmap(2 * BASE, 16 * PAGE, RW, FIXED, -1, 0)) == 2 * BASE
     machine.shutdown()
