@@ -50,7 +50,7 @@ def run_answer(order: AnswerOrder, json_path: Path | None, report: Path | None, 
     order.check()
     open_ground, ground = choose_ground(require_fuse=require_fuse)
     config = asdict(order) | {"ground": f"{ground}; costs and memory on sparse files"}
-    directory = RunDirectory("answer", report, config, order.cells.seed, overwrite=report is not None)
+    directory = RunDirectory("answer", report, config, order.cells.seed, overwrite=True, option="--report")
     found = answer(order, open_ground, ground, RichProgress())
     records = found.as_json()
     directory.save_counters(records)

@@ -144,7 +144,7 @@ def run_matrix(order: CompareOrder, json_path: Path | None, report: Path | None)
 
 def _run_directory(name: str, order: CompareOrder, report: Path | None, ground: str) -> RunDirectory:
     config = asdict(order) | {"ground": ground}
-    return RunDirectory(name, report, config, order.seed, overwrite=report is not None)
+    return RunDirectory(name, report, config, order.seed, overwrite=True, option="--report")
 
 
 def _keep(

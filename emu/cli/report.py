@@ -7,6 +7,7 @@ import typer
 
 from emu.lab.errors import LabError
 from emu.lab.rows import Row
+from emu.lab.rundir import refuse_a_run
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +36,8 @@ def report(
 
     loaded = [load_run(path) for path in runs]
     directory = loaded[0].path if out is None else out
+    if directory.resolve() not in {path.resolve() for path in runs}:
+        refuse_a_run(directory, "--out")
     directory.mkdir(parents=True, exist_ok=True)
     special = next((run for run in loaded if "matrix" in run.counters or run.name == "answer"), None)
     if special is not None and (len(loaded) > 1 or special.name == "answer"):

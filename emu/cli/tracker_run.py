@@ -45,7 +45,7 @@ def run_all_trackers(order: TrackersOrder, json_path: Path | None, report: Path 
     memories = order.memories or MEMORIES
     directory = None
     if report is not None:
-        directory = RunDirectory("trackers", report, asdict(order), order.seed, overwrite=True)
+        directory = RunDirectory("trackers", report, asdict(order), order.seed, overwrite=True, option="--report")
     measuring = MeasureOrder(order.pages, order.dirty, order.rounds, order.seed)
     todo = [(name, memory) for memory in memories for name in chosen if name != _EMULATED]
     rows = run_trackers(todo, measuring, RichProgress())

@@ -62,10 +62,25 @@ def _write_json(path: Path, content: object) -> None:
     scratch.replace(path)
 
 
+def refuse_a_run(directory: Path, option: str) -> None:
+    """Raise LabError if the directory that was given by an option holds a run, so that none is overwritten."""
+    if (directory / "manifest.json").exists():
+        raise LabError(f"{directory} holds a run already: give another {option}, or remove it")
+
+
+def _name_of_run(directory: Path) -> str | None:
+    """Return what ran into a directory; None if nothing did, or if its manifest cannot be read."""
+    try:
+        return str(json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 class RunDirectory:
     """One run's directory; `manifest` is what manifest.json holds.
 
-    Without `out` it is made under ./runs. `overwrite` allows an `out` that holds another run.
+    Without `out` it is made under ./runs. `overwrite` allows an `out` that holds an earlier run of the same name;
+    `option` is what the user gave `out` by.
 
     Raises
     ------
@@ -75,10 +90,19 @@ class RunDirectory:
     """
 
     def __init__(
-        self, name: str, out: Path | None, config: dict[str, Any], seed: int, *, overwrite: bool = False
+        self,
+        name: str,
+        out: Path | None,
+        config: dict[str, Any],
+        seed: int,
+        *,
+        overwrite: bool = False,
+        option: str = "--out",
     ) -> None:
         self._began_s = time.monotonic()
-        self.path = self._make(name, out, overwrite=overwrite)
+        if out is not None and not (overwrite and _name_of_run(out) == name):
+            refuse_a_run(out, option)
+        self.path = self._make(name, out)
         self.manifest: dict[str, Any] = {
             "version": MANIFEST_VERSION,
             "name": name,
@@ -94,11 +118,9 @@ class RunDirectory:
         self._save_manifest()
 
     @staticmethod
-    def _make(name: str, out: Path | None, *, overwrite: bool) -> Path:
+    def _make(name: str, out: Path | None) -> Path:
         try:
             if out is not None:
-                if (out / "manifest.json").exists() and not overwrite:
-                    raise LabError(f"{out} holds a run already: give another --out, or remove it")
                 out.mkdir(parents=True, exist_ok=True)
                 return out
             stem = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{name}"

@@ -191,3 +191,16 @@ def test_a_browser_shows_all_of_it(place: Path, tmp_path: Path) -> None:
     for half in (left, right):
         assert (half == (0xD5, 0x5E, 0x00)).all(axis=2).sum() > 200
         assert (half == (0x56, 0xB4, 0xE9)).all(axis=2).sum() > 200
+
+
+def test_a_report_is_not_written_into_another_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (place / "none" / "manifest.json").read_bytes()
+    for command in (
+        ["report", str(place / "dirty_index"), "-o", str(place / "none")],
+        ["compare", "--pages", "64", "--report", str(place / "none")],
+    ):
+        assert frame.run(command) == 1
+        option = "--report" if "--report" in command else "--out"
+        assert f"none holds a run already: give another {option}, or remove it" in capsys.readouterr().err
+    assert (place / "none" / "manifest.json").read_bytes() == before
+    assert not (place / "none" / "index.html").exists()

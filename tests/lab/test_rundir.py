@@ -39,8 +39,16 @@ def test_a_run_is_not_overwritten_unless_asked_to(tmp_path: Path) -> None:
     RunDirectory("one", tmp_path, {}, 0)
     with pytest.raises(LabError, match="holds a run already"):
         RunDirectory("two", tmp_path, {}, 0)
-    RunDirectory("two", tmp_path, {}, 0, overwrite=True)
-    assert json.loads((tmp_path / "manifest.json").read_text())["name"] == "two"
+    RunDirectory("one", tmp_path, {}, 5, overwrite=True)
+    assert json.loads((tmp_path / "manifest.json").read_text())["seed"] == 5
+
+
+@pytest.mark.parametrize("manifest", ['{"name": "record"}', "[]", "cut sho"])
+def test_a_report_overwrites_no_run_of_another_kind(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(LabError, match="holds a run already: give another --report, or remove it"):
+        RunDirectory("compare", tmp_path, {}, 0, overwrite=True, option="--report")
+    assert (tmp_path / "manifest.json").read_text() == manifest
 
 
 def test_a_place_where_nothing_can_be_made_is_one_line(tmp_path: Path) -> None:
