@@ -21,11 +21,12 @@ DIFFERENCES = {
     "anon_vma": Difference(
         "a private mapping that was written to before a fork merges with one that never was",
         "they stay apart: an anon_vma that came from a parent is not extended. What was only read of the other has no"
-        " anon_vma, and a further fork leaves its zero pages to faults",
+        " anon_vma: a further fork leaves its zero pages to faults, and a move gives it the pgoff of its new place",
         "Linux v2.6.20 mm/mmap.c: is_mergeable_anon_vma(); v6.12 mm/vma.c: is_mergeable_anon_vma(); mm/memory.c:"
-        " vma_needs_copy()",
+        " vma_needs_copy(); mm/vma.c: copy_vma()",
         "merge_where_emulated_did(forked=True): of a child's, those are merged that the emulated kernel has merged;"
-        " TwinMachines.compare_residency(): zero pages of a child's child may be absent on the host",
+        " TwinMachines.compare_residency(): zero pages of a child's child may be absent on the host;"
+        " merged_before_written(): what a child has not written is not moved",
     ),
     "madvise_later": Difference(
         "MADV_COLLAPSE, the guards (102, 103) and the poison of tests (100, 101) are EINVAL",

@@ -74,6 +74,19 @@ def test_zero_pages_are_copied_with_the_anon_vma_beside_them(host: HostProcess, 
         child.exit()
 
 
+def test_what_a_child_never_wrote_merges_where_it_is_moved(host: HostProcess, emulated: Process) -> None:
+    for process, places in ((host, [(8, 10), (16, 17)]), (emulated, [(8, 9), (9, 10), (16, 17)])):
+        process.sys_mmap(BASE + PAGE, PAGE, RW, ANON, -1, 0)
+        process.store(BASE + PAGE, b"x")
+        child = process.fork()
+        child.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
+        child.mremap(BASE + PAGE, PAGE, PAGE, 3, BASE + 16 * PAGE)
+        child.mremap(BASE, PAGE, PAGE, 3, BASE + 8 * PAGE)
+        child.sys_mmap(BASE + 9 * PAGE, PAGE, RW, ANON, -1, 0)
+        assert borders(child) == places
+        child.exit()
+
+
 def test_written_mappings_stay_apart_as_on_the_host(host: HostProcess, emulated: Process) -> None:
     for process in (host, emulated):
         for page in (0, 8):

@@ -229,7 +229,20 @@ class TwinMachines:
 
         emulated, host = parts(self.vmas_emulated(pair)), parts(self.vmas_host(pair))
         inside = [vma for vma in host if vma[0] <= vaddr and end <= vma[1]]
-        return emulated != host or (fixed and same and not inside)
+        return emulated != host or (fixed and same and not inside) or self.merged_before_written(pair, vaddr)
+
+    def merged_before_written(self, pair: Twins, vaddr: int) -> bool:
+        """Tell whether anonymous memory of a child has an anon_vma from its parent, and on the host perhaps none.
+
+        Without one it gets a new pgoff where it is moved, and merges there with other neighbours (anon_vma).
+        """
+        vma = pair.emulated.mm.vmas.find(vaddr)
+        if not pair.nr_forks or vma is None or vma.mapping is not None or vma.anon_vma is None:
+            return False
+        k, table = pair.emulated.kernel, pair.emulated.mm.pt
+        ranges = [range(one[0], one[1], PAGE) for one in self.vmas_host(pair) if one[0] <= vaddr < one[1]]
+        ptes = [table.get(page) for pages in ranges for page in pages]
+        return not any(k.fmt.pte_present(pte) and k.mem_map.flags[k.fmt.pte_pfn(pte)] & PG_ANON for pte in ptes)
 
     def compare_synced(self, pair: Twins, vaddr: int, nbytes: int) -> None:
         """Compare what is in the files, of the pages that msync was to write."""
