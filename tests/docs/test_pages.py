@@ -1,5 +1,6 @@
 """Every command and program of the README and of the pages under docs/ runs as printed there."""
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -56,6 +57,19 @@ def test_no_block_is_indented_out_of_sight() -> None:
     for page in PAGES:
         for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
             assert not line.startswith((" ```sh", "  ```sh", "   ```sh", "    ```sh")), f"{page}:{number}"
+
+
+def test_no_page_writes_where_another_kind_of_run_of_another_page_is() -> None:
+    # Who follows the pages in order, in one directory, would be refused: "holds a run already".
+    users: dict[str, set[tuple[str, str]]] = {}
+    for page in PAGES:
+        for block in blocks_of(page):
+            for command, name in re.findall(r"fremap (\w+)[^\n]*? (?:-o|--out|--report) (runs/[\w.-]+)", block.text):
+                # `compare` may write over its own earlier report, wherever that was asked for.
+                who = command if command == "compare" else str(page)
+                users.setdefault(name, set()).add((command, who))
+    assert "runs/compare" in users
+    assert {name: who for name, who in users.items() if len(who) > 1} == {}
 
 
 def test_what_is_run_smaller_is_still_there() -> None:
