@@ -35,6 +35,10 @@ def report(
     from emu.report.runs import load_run  # noqa: PLC0415 - see above
 
     loaded = [load_run(path) for path in runs]
+    for run in loaded:
+        run.check_manifest()
+        for line in run.missing:
+            typer.echo(f"fremap: {line}", err=True)
     directory = loaded[0].path if out is None else out
     if directory.resolve() not in {path.resolve() for path in runs}:
         refuse_a_run(directory, "--out")

@@ -37,6 +37,8 @@ def trace(
     if perfetto and ftrace:
         raise LabError("one trace has one format: give --perfetto or --ftrace")
     loaded = [load_run(path) for path in runs]
+    for line in (line for run in loaded for line in run.missing):
+        typer.echo(f"fremap: {line}", err=True)
     name = "trace.txt" if ftrace else "trace.perfetto-trace"
     to_stdout = out is not None and str(out) == "-"
     path = loaded[0].path / name if out is None or to_stdout else out

@@ -106,12 +106,12 @@ def as_line(activity: Activity) -> str:
 def read_activities(directory: Path) -> Iterator[Activity]:
     """Yield the looks that a recording took, oldest first; a line cut short by a kill is left out."""
     try:
-        text = (directory / ACTIVITY).read_text(encoding="ascii")
+        text = (directory / ACTIVITY).read_text(encoding="ascii", errors="replace")
     except OSError:
         return
     for line in text.splitlines():
         try:
             told = json.loads(line)
             yield Activity.read(told, told.pop("time_s"))
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             continue

@@ -42,7 +42,7 @@ def record(
     Raises
     ------
     LabError
-        If the command cannot be started.
+        If the command cannot be started, or the mount went away; what was recorded before is there.
 
     """
     child: subprocess.Popen[bytes] | None = None
@@ -68,6 +68,7 @@ def record(
                 waiter.wait(due_s - time.monotonic())
         except _MountGoneError as error:
             status = str(error)
+            raise LabError(status) from None
         except Terminated:
             status = "terminated"
             raise
@@ -183,19 +184,24 @@ def read_samples(path: Path) -> list[Sample]:
     Raises
     ------
     LabError
-        If there are none.
+        If there are none, or the file is damaged.
 
     """
     samples = []
     try:
-        with (path / SAMPLES).open(newline="", encoding="ascii") as file:
-            for row in csv.DictReader(file):
+        with (path / SAMPLES).open(newline="", encoding="ascii", errors="replace") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames and "time_s" not in reader.fieldnames:
+                raise LabError(f"{path / SAMPLES} is damaged: its first line does not name the columns")
+            for row in reader:
                 try:
                     samples.append(Sample.from_mapping(row))
                 except (KeyError, TypeError, ValueError):
                     continue
     except OSError as error:
         raise LabError(f"{path}{os.sep}{SAMPLES}: {error.strerror}") from error
+    except csv.Error as error:
+        raise LabError(f"{path / SAMPLES} is damaged: {error}") from None
     if not samples:
         raise LabError(f"{path} holds no samples")
     return samples

@@ -79,7 +79,7 @@ def read_vmstat_series(directory: Path) -> list[dict[str, float]]:
     path = directory / VMSTAT
     rows = []
     try:
-        with path.open(newline="", encoding="ascii") as file:
+        with path.open(newline="", encoding="ascii", errors="replace") as file:
             reader = csv.reader(file)
             names = next(reader, [])
             for words in reader:
@@ -91,6 +91,10 @@ def read_vmstat_series(directory: Path) -> list[dict[str, float]]:
                     continue
     except OSError as error:
         raise LabError(f"{path}: {error.strerror}") from error
+    except csv.Error as error:
+        raise LabError(f"{path} is damaged: {error}") from None
+    if names and not set(_TIMES) <= set(names):
+        raise LabError(f"{path} is damaged: its first line does not name the columns")
     return rows
 
 

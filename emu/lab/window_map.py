@@ -7,6 +7,7 @@ windows.npz, written anew after each, so that a run that is killed leaves those 
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -106,5 +107,7 @@ def read_looks(directory: Path) -> list[Look]:
                 Look(str(label), arrays[f"pgoffs_{number}"], arrays[f"states_{number}"])
                 for number, label in enumerate(arrays["labels"])
             ]
-    except (OSError, ValueError, KeyError) as error:
-        raise LabError(f"{path} is damaged: {error}") from error
+    except OSError as error:
+        raise LabError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, TypeError, AttributeError, KeyError, EOFError, BadZipFile):
+        raise LabError(f"{path} is damaged: it is no whole file of looks at the window") from None

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,13 @@ from emu.lab.tracefs import KERNEL_TRACE
 from emu.lab.vmstat_series import VMSTAT, read_vmstat_series
 from emu.lab.window_map import Look, read_looks
 from emu.mm_types.events import EVENT_DTYPE
+from emu.report.trace.book import read_names
 from emu.report.trace.from_kernel import read_kernel_events
+
+_MANIFEST: dict[str, type] = {
+    "name": str, "command": list, "started": str, "status": str, "config": dict, "versions": dict, "machine": dict,
+}  # fmt: skip
+"""What no run can be reported without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +50,36 @@ class Run:
         """What ran."""
         return str(self.manifest["name"])
 
+    @property
+    def missing(self) -> list[str]:
+        """A line for each file that this run must have left and that cannot be used; the rest can."""
+        lines = []
+        if self.name == "record" and not self.samples:
+            lines.append(f"{self.path / SAMPLES} is missing: nothing is shown of the mount's memory over time")
+        if self.name != "record" and self.manifest.get("status") == "done" and not self.counters:
+            lines.append(f"{self.path / 'counters.json'} is missing or empty: no counters are shown")
+        names = (self.path / EVENTS).with_suffix(".json")
+        if len(self.events) and read_names(names) is None:
+            lines.append(f"{names} is missing or damaged: files and disks have numbers instead of names")
+        return lines
 
-def _read_json(path: Path) -> Any:
+    def check_manifest(self) -> None:
+        """Raise LabError if the manifest lacks what a page shows of each run."""
+        for name in _MANIFEST:
+            if name not in self.manifest:
+                raise LabError(f"{self.path / 'manifest.json'} is damaged: it does not tell the run's {name}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise LabError(f"{path} is damaged: {error.msg} in line {error.lineno}") from error
+    except (UnicodeDecodeError, RecursionError):
+        raise LabError(f"{path} is damaged: it is no JSON") from None
+    if not isinstance(told, dict):
+        raise LabError(f"{path} is damaged: it holds no JSON object")
+    return told
 
 
 def load_run(path: Path) -> Run:
@@ -66,6 +97,9 @@ def load_run(path: Path) -> Run:
     version = manifest.get("version")
     if version != MANIFEST_VERSION:
         raise LabError(f"{path} is a run of version {version}; this fremap reads version {MANIFEST_VERSION}")
+    for name, kind in _MANIFEST.items():
+        if (name in manifest or name == "name") and not isinstance(manifest.get(name), kind):
+            raise LabError(f"{path / 'manifest.json'} is damaged: it does not tell the run's {name}")
     counters_path = path / "counters.json"
     counters = _read_json(counters_path) if counters_path.is_file() else _counters_of_a_killed_run(path)
     samples = read_samples(path) if (path / SAMPLES).is_file() else []
@@ -85,9 +119,15 @@ def _read_events(path: Path) -> npt.NDArray[Any]:
     if not path.is_file():
         return np.zeros(0, EVENT_DTYPE)
     try:
-        events: npt.NDArray[Any] = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise LabError(f"{path} is damaged: {error}") from error
+        with path.open("rb") as file:  # numpy, given a name, leaves a damaged file open
+            events: npt.NDArray[Any] = np.load(file)
+    except OSError as error:
+        raise LabError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, EOFError, BadZipFile):
+        # numpy's own words are about pickles, which it takes for whatever it cannot read.
+        raise LabError(f"{path} is damaged: it is no whole file of events") from None
+    if not isinstance(events, np.ndarray):
+        raise LabError(f"{path} is damaged: it is no whole file of events")
     if not set(EVENT_DTYPE.names or ()) <= set(events.dtype.names or ()):
         raise LabError(f"{path} holds events of another version of fremap")
     return events

@@ -65,12 +65,18 @@ class Book:
         return self.bdis.get(number, f"0:{number}")
 
 
+def read_names(path: Path) -> dict[str, Any] | None:
+    """Read events.json; None if there is none, or if it holds no JSON object."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
 def read_book(path: Path, comm: str, base: int = 0) -> Book:
     """Read events.json; of a run that has none, or a damaged one, everything keeps its number."""
-    try:
-        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        told = {}
+    told = read_names(path) or {}
     files, bdis = {}, {}
     for number, known in told.get("mapping", {}).items():
         major, minor = known["dev"]
@@ -91,8 +97,11 @@ def read_events(path: Path) -> npt.NDArray[Any]:
     """
     try:
         events: npt.NDArray[Any] = np.load(path)
-    except (OSError, ValueError) as error:
-        raise LabError(f"{path} is damaged: {error}") from error
+    except OSError as error:
+        raise LabError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, EOFError):
+        # numpy's own words are about pickles, which it takes for whatever it cannot read.
+        raise LabError(f"{path} is damaged: it is no whole file of events") from None
     missing = _FIELDS - set(events.dtype.names or ())
     if missing:
         raise LabError(f"{path} was recorded by another version of fremap: it has no {', '.join(sorted(missing))}")
