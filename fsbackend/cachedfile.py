@@ -61,6 +61,7 @@ class CachedFile:
         self.lock = threading.RLock()
         self.io_lock = threading.Lock()
         self.settled = threading.Condition(self.lock)
+        self._nr_waiting = 0
         self._flusher_sweep = Sweep(0.0, -1)
 
     @property
@@ -78,8 +79,7 @@ class CachedFile:
             nbytes = min(len(out), max(self.nbytes - offset, 0))
             out = out[:nbytes]
             if nbytes and not self.pages.covers(offset, nbytes):
-                done = self.cache.io.pread_into(self.node, self.fd, out, offset)
-                out[done:] = bytes(nbytes - done)
+                self._read_store(offset, out)
             if nbytes:
                 self.pages.overlay(offset, out)
             return nbytes
@@ -98,7 +98,7 @@ class CachedFile:
             if block is not None and not offset % CHUNK_SIZE and not self.pages.any_writeback(offset, end):
                 nr_new = self.pages.adopt(offset, block)
             else:
-                nr_new = self.pages.write(offset, data, self._fill)
+                nr_new = self.pages.write(offset, data, self._read_store)
             self.nbytes = max(self.nbytes, end)
             self.touch()
         if nr_new and self.caps.account_dirty:
@@ -118,10 +118,11 @@ class CachedFile:
         if modified:
             self.node.mtime_ns = self.node.ctime_ns
 
-    def _fill(self, offset: int, page: memoryview) -> None:
-        done = self.cache.io.pread_into(self.node, self.fd, page, offset) if offset < self.nbytes else 0
-        if done < PAGE_SIZE:
-            page[done:] = bytes(PAGE_SIZE - done)
+    def _read_store(self, offset: int, out: memoryview) -> None:
+        """Read the store's bytes, with zeros behind their end."""
+        done = self.cache.io.pread_into(self.node, self.fd, out, offset) if offset < self.nbytes else 0
+        if done < len(out):
+            out[done:] = bytes(len(out) - done)
 
     def _write_through(self, offset: int, data: memoryview) -> None:
         end = offset + len(data)
@@ -134,20 +135,27 @@ class CachedFile:
 
     def _wait_stable(self, offset: int, end: int) -> None:
         while self.pages.any_writeback(offset, end):
-            self.settled.wait()
+            self._nr_waiting += 1
+            try:
+                self.settled.wait()
+            finally:
+                self._nr_waiting -= 1
 
     def truncate(self, nbytes: int) -> None:
-        """Set the size in the store at once; cached pages beyond it go, the last one's tail becomes zeros."""
+        """Set the size in the store at once; cached pages beyond it go, the last one's tail becomes zeros.
+
+        If the store refuses, the file is as it was.
+        """
         with self.lock:
             old = self.nbytes
             if nbytes < old:
                 self._wait_stable(nbytes, max(old, nbytes + 1))
+            self.cache.io.truncate(self.node, self.fd, nbytes)
+            if nbytes < old:
                 dropped = self.pages.drop(nbytes, old + PAGE_SIZE)
                 self.pages.zero(nbytes, (nbytes | PAGE_SIZE - 1) + 1)
                 if dropped and self.caps.account_dirty:
                     self.cache.account_cleaned(dropped)
-            if self.caps.writeback:
-                self.cache.io.truncate(self.node, self.fd, nbytes)
             self.nbytes = nbytes
             self.touch()
 
@@ -166,14 +174,6 @@ class CachedFile:
             self.cache.io.fallocate(self.node, self.fd, mode, offset, nbytes)
             self.nbytes = max(self.nbytes, os.fstat(self.fd).st_size)
             self.touch()
-
-    def seek(self, offset: int, *, data: bool) -> int | None:
-        """Find data or a hole; dirty pages are data."""
-        self.write_back_all()
-        try:
-            return os.lseek(self.fd, offset, os.SEEK_DATA if data else os.SEEK_HOLE)
-        except OSError:
-            return None
 
     def close(self) -> tuple[int, int]:
         """Close the descriptor of a clean file that nobody has open; return its mtime and size in the store."""
@@ -235,9 +235,12 @@ class CachedFile:
             return Sweep(self.cache.clock(), max(chunks) if chunks else -1)
 
     def _after_writeback(self, sweep: Sweep) -> None:
-        done = sweep.next_index > sweep.last_index and not sweep.failed
         with self.lock:
-            self.cache.requeue(self, all_clean=not self.pages.nr_pages, since_s=sweep.began_s if done else None)
+            if not self.pages.nr_pages:
+                self.cache.requeue(self, all_clean=True)
+                return
+            done = sweep.next_index > sweep.last_index and not sweep.failed
+            self.cache.requeue(self, all_clean=False, since_s=sweep.began_s if done else None)
 
     def _write_batch(self, sweep: Sweep, *, pace: bool = False) -> int:
         """Write a sweep's next dirty pages, up to a batch; the caller holds `io_lock`."""
@@ -320,8 +323,9 @@ class CachedFile:
 
     def _end_batch(self, runs: list[tuple[int, int, int]], nr_pages: int, failure: OSError | None) -> None:
         with self.lock:
-            nr_again = sum(self.pages.end_writeback(*run, failed=failure is not None) for run in runs)
-            self.settled.notify_all()
+            nr_again = sum([self.pages.end_writeback(*run, failed=failure is not None) for run in runs])
+            if self._nr_waiting:  # nearly always nobody does, and a notify of nobody is not free
+                self.settled.notify_all()
         if self.caps.account_dirty:
             with self.cache.lock:
                 bdi = self.cache.bdi

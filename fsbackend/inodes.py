@@ -21,6 +21,7 @@ from fsbackend.control import ControlNode, ControlTree
 from fsbackend.dirstore import DirStore
 from fsbackend.handles import Override
 from fsbackend.node import ROOT_ID, Attr, Node
+from fsbackend.ramoverride import RamOverride
 
 if TYPE_CHECKING:
     from fsbackend.ramstore import RamStore
@@ -145,7 +146,7 @@ class InodeTable:
                 if node not in self.lingering:
                     self.lingering.add(node)
                 return False
-            if not data.caps.writeback and node.parent is not None:
+            if isinstance(data, RamOverride) and node.parent is not None and not data.is_store_file():
                 return False
             node.data = None
             self.lingering.discard(node)

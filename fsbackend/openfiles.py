@@ -19,6 +19,7 @@ from fsbackend.handles import Handle
 from fsbackend.inodes import InodeTable, os_error
 from fsbackend.node import ROOT_ID, Node
 from fsbackend.pagepool import Block
+from fsbackend.ramoverride import RamOverride
 
 if TYPE_CHECKING:
     from fsbackend.node import FileData
@@ -90,7 +91,8 @@ class OpenFiles(InodeTable):
             if not isinstance(self.store, DirStore):
                 raise os_error(errno.EINVAL)
             caps = self.caps_of(node)
-            node.data = CachedFile(self.cache, node, self.store.open_data(node) if fd < 0 else fd, caps)
+            kind = CachedFile if caps.writeback else RamOverride
+            node.data = kind(self.cache, node, self.store.open_data(node) if fd < 0 else fd, caps)
         elif fd >= 0:
             os.close(fd)
         return node.data

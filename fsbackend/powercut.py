@@ -20,6 +20,7 @@ from fsbackend.durability import Choice, DurabilityJournal, FileJournal
 from fsbackend.faultyio import FaultyIo
 from fsbackend.namejournal import JournaledStore
 from fsbackend.pages import CHUNK_SHIFT, PAGE_SHIFT, PAGE_SIZE
+from fsbackend.ramoverride import RamOverride
 
 if TYPE_CHECKING:
     from fsbackend.filesystem import FileSystem
@@ -131,7 +132,11 @@ class PowerCutter:
                     os.close(opened)
             if isinstance(node.data, CachedFile):
                 node.data.nbytes = os.fstat(node.data.fd).st_size
-        return list(self.fs.nodes.values())
+        nodes = list(self.fs.nodes.values())
+        for node in nodes:
+            if isinstance(node.data, RamOverride):
+                node.data.lose()
+        return nodes
 
     def _drop_cached(self, file: CachedFile, choice: Choice) -> None:
         """Drop a file's dirty pages; those that survive go to the store first."""
@@ -170,6 +175,10 @@ class PowerCutter:
 
         for file in self.fs.cache.oldest():
             row(file.node)["dirty_pages"] = file.pages.nr_pages
+        with self.fs.lock:
+            for node in self.fs.nodes.values():
+                if isinstance(node.data, RamOverride) and not node.data.is_store_file():
+                    row(node)["dirty_pages"] = node.data.nr_pages
         for node, journal in list(self.journal.files.items()):
             row(node)["unconfirmed_pages"] = len(journal.pages) + self._nr_appended(node, journal)
             row(node)["durable_bytes"] = journal.durable_nbytes

@@ -107,6 +107,17 @@ def test_a_small_file_takes_one_batch(files: Files) -> None:
     assert files.io.nr_writes == 1
 
 
+def test_a_truncation_that_the_store_refuses_changes_nothing(files: Files) -> None:
+    file = files.make("file")
+    put(file, 0, b"x" * 10_000)
+    files.io.refuses_truncate = True
+    with pytest.raises(OSError, match="Input/output"):
+        file.truncate(5000)
+    assert (file.nbytes, file.pages.nr_dirty(), files.cache.bdi.nr_dirty) == (10_000, 3, 3)
+    file.fsync(datasync=False)
+    assert files.stored("file") == b"x" * 10_000
+
+
 def test_the_flusher_goes_on_where_it_left_off(files: Files) -> None:
     file = files.make("file")
     put(file, 0, b"old!" * (4 * MIB))
