@@ -87,9 +87,6 @@ class FileData(Protocol):
     def fallocate(self, mode: int, offset: int, nbytes: int) -> None:
         """Allocate or punch, as fallocate(2)."""
 
-    def seek(self, offset: int, *, data: bool) -> int | None:
-        """Return the first byte of data (or of a hole) at or after `offset`; None if there is none."""
-
     def discard(self) -> None:
         """Forget the bytes of a file without name and opener."""
 

@@ -211,26 +211,6 @@ class PageMap:
         self._drop_if_empty(index, chunk)
         return 0
 
-    def next_page(self, offset: int, *, present: bool) -> int | None:
-        """Return the first byte at or after `offset` whose page is here (or is not); None if no page is left."""
-        page = offset >> PAGE_SHIFT
-        while True:
-            index, bit = divmod(page, PAGES_PER_CHUNK)
-            chunk = self.chunks.get(index)
-            mask = chunk.dirty | chunk.writeback if chunk else 0
-            if not present:
-                mask = span_mask(0, PAGES_PER_CHUNK) & ~mask
-            mask = mask >> bit << bit
-            if mask:
-                found = index * PAGES_PER_CHUNK + (mask & -mask).bit_length() - 1
-                return max(found << PAGE_SHIFT, offset)
-            if present:
-                later = [other for other in self.chunks if other > index]
-                if not later:
-                    return None
-                index = min(later) - 1
-            page = (index + 1) * PAGES_PER_CHUNK
-
     def clear(self) -> int:
         """Forget every page; return how many were dirty. None may be under writeback."""
         nr_dirty = sum(chunk.dirty.bit_count() for chunk in self.chunks.values())

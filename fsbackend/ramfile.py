@@ -120,13 +120,3 @@ class RamFile:
             if not mode & FALLOC_KEEP_SIZE:
                 self.nbytes = max(self.nbytes, end)
             self.node.touch()
-
-    def seek(self, offset: int, *, data: bool) -> int | None:
-        """Find the next page that is here, or is not."""
-        with self.lock:
-            if offset >= self.nbytes:
-                return None
-            found = self.pages.next_page(offset, present=data)
-            if data:
-                return found if found is not None and found < self.nbytes else None
-            return self.nbytes if found is None else min(found, self.nbytes)
