@@ -150,6 +150,12 @@ class Differential(RuleBasedStateMachine):
             ),
         )
 
+    @rule(who=index, page=st.integers(0, ARENA_PAGES - 1), nr_pages=st.integers(1, 3), below=st.integers(1, 12))
+    def stack(self, who: int, page: int, nr_pages: int, below: int) -> None:
+        """Map what grows downwards, and store below it."""
+        self.map(who, ("any", page), nr_pages * PAGE, RW, 0x22, MAP_FIXED | MAP_GROWSDOWN, -1, 0)
+        self.store(who, ("any", max(page - below, 0)), 8, b"grown")
+
     @rule(who=index, place=places, nbytes=lengths)
     def munmap(self, who: int, place: tuple[str, int], nbytes: int) -> None:
         pair = self.pair(who)
@@ -301,14 +307,15 @@ class Differential(RuleBasedStateMachine):
             self.twins.both(first, lambda process, fds: process.ftruncate(fds[fd], now // PAGE * PAGE))
         self.twins.both(first, lambda process, fds: process.ftruncate(fds[fd], nbytes))
 
-    @rule(who=index, which=index, advice=st.sampled_from((None, None, 10, 18, 18)))
+    @rule(who=index, which=index, advice=st.sampled_from((None, None, 10, 18, 18, MADV_FREE)))
     def fork(self, who: int, which: int, advice: int | None) -> None:
-        """Fork, perhaps just after saying which private memory the child shall not have (MADV_DONTFORK, WIPEONFORK)."""
+        """Fork, perhaps just after advice: DONTFORK, WIPEONFORK, FREE."""
         if len(self.twins.pairs) < 3:
             pair = self.pair(who)
             private = [vma for vma in self.twins.vmas_emulated(pair) if not vma[3] and not vma[5]]
             if advice is not None and private:
                 start, end = private[which % len(private)][:2]
+                self.given_up |= advice == MADV_FREE
                 self.twins.both(pair, lambda process, _fds: process.madvise(start, end - start, advice))
             self.twins.pairs.append(pair.fork())
 
