@@ -3,6 +3,7 @@
 One command serves both; which is meant shows in what stands before `--`: a MOUNTPOINT, or none.
 """
 
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,6 +16,8 @@ from typer.core import TyperCommand
 from emu.cli.progress import RichProgress
 from emu.units import format_size
 
+EXIT_NO_PROGRAM = 126
+EXIT_NOT_FOUND = 127
 NO_MOUNT = Path("--")
 """Stands for the mountpoint where none was given: no mount can be named so."""
 
@@ -30,6 +33,15 @@ class RecordCommand(TyperCommand):
             if not given.get("mountpoint") and args[border + 1 :]:
                 args = [*args[:border], "--", str(NO_MOUNT), *args[border + 1 :]]
         return super().parse_args(ctx, args)
+
+
+def why_not_runnable(program: str) -> int:
+    """Return 0 if a program can be run; else say why not, and return the exit code of a shell: 127 or 126."""
+    if shutil.which(program) is not None:
+        return 0
+    found = "/" in program and Path(program).exists()
+    sys.stderr.write(f"fremap: cannot run {program}: {'no program' if found else 'there is no such program'}\n")
+    return EXIT_NO_PROGRAM if found else EXIT_NOT_FOUND
 
 
 def record_trace(command: Sequence[str], out: Path | None) -> int:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 
-from emu.cli.record_memory import NO_MOUNT, RecordCommand, record_trace
+from emu.cli.record_memory import NO_MOUNT, RecordCommand, record_trace, why_not_runnable
 from emu.lab.activity import Activity, look
 from emu.lab.errors import LabError
 from emu.lab.kernel_view import KernelView
@@ -118,20 +118,25 @@ def _watch(observers: list[Observer], interval: float, *, once: bool, as_json: b
 
 def record(
     mountpoint: Annotated[
-        Path, typer.Argument(metavar="[MOUNTPOINT]", help="A mount of fremap; without: the command's memory.")
-    ],
+        Path | None, typer.Argument(metavar="MOUNTPOINT", help="A mount of fremap; without: the command's memory.")
+    ] = None,
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="Record as long as this runs.")
+        list[str] | None, typer.Argument(metavar="-- COMMAND", help="Record as long as this runs.")
     ] = None,
     *,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="PATH", help="The run directory, else runs/TIME-record; or the trace."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="The run directory, else runs/TIME-record; without MOUNTPOINT the trace, else TIME-COMMAND.ftr.",
+        ),
     ] = None,
     interval: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="How often to look.")] = 0.1,
     seconds: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="End after this time.")] = None,
     kernel: Annotated[
-        bool, typer.Option("--kernel", help="Take the real kernel's tracepoints of the mount, too (root).")
+        bool, typer.Option("--kernel", help="A switch: take this kernel's tracepoints of the mount, too (root).")
     ] = False,
 ) -> int:
     """Record a mount's samples into a run directory, while a command runs, or until Ctrl-C.
@@ -142,6 +147,10 @@ def record(
     Without MOUNTPOINT, as in `fremap record -o sort.ftr -- sort FILE`, the command runs under valgrind, and each of
     its accesses to memory is recorded, with its mmap calls: `fremap replay sort.ftr` takes it from there.
     """
+    if mountpoint is None:
+        raise typer.BadParameter("give a MOUNTPOINT, or -- COMMAND")
+    if command and (code := why_not_runnable(command[0])):
+        return code
     if mountpoint == NO_MOUNT and command:
         return record_trace(command, out)
     check_seconds("--interval", interval)

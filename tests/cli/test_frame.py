@@ -72,6 +72,7 @@ def test_help_without_arguments_and_for_each_subcommand() -> None:
         (["mount", "/s", "/m", "--caps", "disk,max_ratio=5", "--max-ratio", "6"], "max_ratio=5"),
         (["mount", "/s", "/m", "--kernel-max-ratio", "500"], "--kernel-max-ratio"),
         (["record", "/m", "--seconds", "-1"], "--seconds"),
+        (["record"], "give a MOUNTPOINT, or -- COMMAND"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:

@@ -122,9 +122,11 @@ def test_a_command_that_cannot_run_is_one_line(
     mounted: TemporaryMount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert frame.run(["record", str(mounted.path), "-o", str(out), "--", "/no/such/program"]) == 1
-    assert capsys.readouterr().err == "fremap: cannot run /no/such/program: No such file or directory\n"
-    assert "cannot run" in json.loads((out / "manifest.json").read_text())["status"]
+    assert frame.run(["record", str(mounted.path), "-o", str(out), "--", "/no/such/program"]) == 127
+    assert capsys.readouterr().err == "fremap: cannot run /no/such/program: there is no such program\n"
+    assert frame.run(["record", str(mounted.path), "-o", str(out), "--", str(Path(__file__))]) == 126
+    assert capsys.readouterr().err == f"fremap: cannot run {__file__}: no program\n"
+    assert not out.exists()
 
 
 @pytest.mark.fuse
