@@ -56,6 +56,7 @@ class Daemon:
 
         self.options = options
         self.orphaned = False
+        self.device = ""
         caps = parse_caps(options.caps)
         self.bdi = BackingDevInfo(options.mountpoint, caps, options.params)
         if options.max_ratio is not None:
@@ -128,6 +129,7 @@ class Daemon:
             options["allow_other"] = True
         self.session = Session(self.options.mountpoint, options, self.operations, self.fs.cache.pool)
         self.operations.session = self.session
+        self.device = state.device_of(self.options.mountpoint)
         self.injector.sleep = self.session.sleep
         self.flusher.start()
         self.session.start()
@@ -173,10 +175,22 @@ class Daemon:
         failures = self.fs.sync()
         for line in failures:
             log.error("not unmounting on the signal, not written back: %s", line)
-        if not failures:
+        if not failures and self.device and not state.is_mounted(self.device):
+            self._end_detached()
+        elif not failures:
             error = state.kernel_unmount(self.options.mountpoint, lazy=True)
             if error:
                 log.error("not unmounted on the signal: %s", error)
+
+    def _end_detached(self) -> None:
+        """End where the mount is gone and files are open yet; whoever has them open gets ENOTCONN from now on.
+
+        All was just written back. Workers cannot be woken from their read of /dev/fuse, so the process ends here.
+        """
+        log.info("ended on the signal; files were still open")
+        state.remove_record(os.getpid())
+        state.remove_quiet_log(self.options.log_path)
+        os._exit(0)
 
 
 def main() -> int:
@@ -209,6 +223,7 @@ def main() -> int:
     if not set_io_flusher():
         log.info("PR_SET_IO_FLUSHER is not permitted here")
     record = {"pid": os.getpid(), "log": options.log_path, "started": time.time()}
+    record |= {"store": options.store, "device": daemon.device}
     owner = {"owner": options.owner_pid, "scratch": options.scratch}
     state.write_record(options.mountpoint, record | owner)
     log.info("serving %s at %s as %s", options.store or "RAM", options.mountpoint, options.caps)

@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from fsbackend.node import Attr, Node
 
@@ -36,6 +37,18 @@ class DirNode(Node):
         self.hold_fd = -1
 
 
+def _lock_holder(ino: int) -> int:
+    """Return the process that holds an exclusive flock on an inode of that number; 0 if the kernel does not tell.
+
+    The device in the same line is the superblock's, which on btrfs is not what stat(2) says: it is not compared.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for words in map(str.split, Path("/proc/locks").read_text(encoding="ascii").splitlines()):
+            if words[1] == "FLOCK" and words[3] == "WRITE" and words[5].rpartition(":")[2] == str(ino):
+                return max(int(words[4]), 0)
+    return 0
+
+
 class DirInodes:
     """The inodes under a directory that are in memory, and the way to each."""
 
@@ -45,8 +58,10 @@ class DirInodes:
         try:
             fcntl.flock(self.root_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            holder = _lock_holder(os.fstat(self.root_fd).st_ino)
             os.close(self.root_fd)
-            raise OSError(errno.EBUSY, "the store is in use by another mount; unmount that first", path) from error
+            how = f"daemon pid {holder}: `fremap status` shows it, `kill {holder}` ends it" if holder else "end it"
+            raise OSError(errno.EBUSY, f"the store is in use by another mount ({how})", path) from error
         with contextlib.suppress(FileNotFoundError):  # of a daemon that was killed: that is no power cut
             shutil.rmtree(RESERVED_NAME, dir_fd=self.root_fd)
         info = os.fstat(self.root_fd)

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +31,7 @@ from fsbackend.options import MountOptions
 from fsbackend.spawn import EXIT_TIMEOUT_S, start_daemon, wait_exit
 from fsbackend.state import FoundMount, find_mounts
 from fsbackend.throttle import DirtyParams
-
-BUSY_TIMEOUT_S = 1.0
+from fsbackend.unmount import kernel_unmount, umount, whereabouts
 
 __all__ = [
     "FoundMount",
@@ -53,6 +51,7 @@ __all__ = [
     "umount",
     "unsynced",
     "wait_exit",
+    "whereabouts",
     "write_control",
 ]
 
@@ -86,7 +85,11 @@ def _check_store(store: str, *, is_ram: bool) -> str:
         raise MountError(f"the store {store} is a file: give a directory")
     if not Path(store).is_dir():
         raise MountError(f"the store {store} is no directory: make it first (mkdir -p {store})")
-    return os.path.realpath(store)
+    path = os.path.realpath(store)
+    mountpoint, fstype = _filesystem_of(path)
+    if not is_ram and fstype == f"fuse.{state.SUBTYPE}":
+        raise MountError(f"the store {path} lies in the fremap mount {mountpoint}: give a directory outside of it")
+    return path
 
 
 def _check_mountpoint(mountpoint: str) -> str:
@@ -110,15 +113,23 @@ def _check_mountpoint(mountpoint: str) -> str:
     return path
 
 
-def _store_note(store: str) -> str:
-    """Say so if the store is no real disk."""
+def _filesystem_of(store: str) -> tuple[str, str]:
+    """Return mount point and type of the filesystem that a directory is on."""
     best: tuple[str, str] = ("", "")
     for mountpoint, fstype, _, _ in state.mount_table():
         inside = store == mountpoint or store.startswith(mountpoint.rstrip("/") + "/")
         if inside and len(mountpoint) >= len(best[0]):
             best = (mountpoint, fstype)
-    if best[1] in {"tmpfs", "ramfs"}:
-        return f"note: the store {store} is on {best[1]}: that is no real disk, nothing on it survives a power cut"
+    return best
+
+
+def _store_note(store: str) -> str:
+    """Say so if the store cannot be written or is no real disk."""
+    if os.statvfs(store).f_flag & os.ST_RDONLY:
+        return f"warning: the store {store} is read-only: its names are shown, and opening a file fails with EROFS"
+    fstype = _filesystem_of(store)[1]
+    if fstype in {"tmpfs", "ramfs"}:
+        return f"note: the store {store} is on {fstype}: that is no real disk, nothing on it survives a power cut"
     return ""
 
 
@@ -194,50 +205,6 @@ def _wait_foreground(pid: int, mountpoint: str) -> None:
         raise
 
 
-def umount(mountpoint: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Write everything back, unmount, and wait for the daemon to end.
-
-    Fails, and leaves the mount as it is, if something cannot be written back, or is in use; with `force` it
-    unmounts all the same. Raises MountError.
-    """
-    path = os.path.realpath(mountpoint, strict=False) if not _is_listed(mountpoint) else str(mountpoint)
-    found = next((m for m in find_mounts() if m.mountpoint == path), None)
-    if found is None:
-        raise MountError(f"{mountpoint} is no mount of fremap; `fremap status` lists them")
-    if not found.stale and not force:
-        remains = sync(path)  # before the kernel unmounts: afterwards nobody could be told
-        if remains:
-            raise MountError(
-                f"not unmounted, this could not be written back: {remains} (--force unmounts and gives it up)"
-            )
-    error = _kernel_unmount(path, lazy=found.stale or force)
-    if error:
-        raise MountError(error)
-    if found.pid is not None:
-        if not wait_exit(found.pid, EXIT_TIMEOUT_S):
-            raise MountError(f"unmounted, but the daemon (pid {found.pid}) still writes; its log: {found.log}")
-        state.remove_record(found.pid)
-
-
-def _kernel_unmount(path: str, *, lazy: bool) -> str:
-    """Unmount; wait a little for whoever is just reading statistics. Return "" or what to say to the user."""
-    until_s = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        error = state.kernel_unmount(path, lazy=lazy)
-        if "busy" not in error.lower():
-            break
-        if time.monotonic() > until_s:
-            return f"{path} is in use: close what is open there and try again, or give --force"
-        time.sleep(0.05)
-    if os.geteuid() and any(words in error.lower() for words in ("not permitted", "denied", "not found in")):
-        return f"{path} is another user's mount: only that user or root may unmount it"
-    return error
-
-
-def _is_listed(mountpoint: str | os.PathLike[str]) -> bool:
-    return any(m.mountpoint == str(mountpoint) for m in find_mounts())
-
-
 class TemporaryMount:
     """A mount of a temporary store that cleans up after itself, whatever happened to it."""
 
@@ -300,7 +267,7 @@ class TemporaryMount:
         if any(m.mountpoint == str(self.path) for m in find_mounts()):
             with contextlib.suppress(MountError):
                 sync(self.path)
-            _kernel_unmount(str(self.path), lazy=True)
+            kernel_unmount(str(self.path), lazy=True)
         if not wait_exit(self.pid, 5.0):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)

@@ -21,7 +21,10 @@ from fsbackend.share import is_alive
 
 SUBTYPE = "fremap"
 _FSTYPE = f"fuse.{SUBTYPE}"
+DAEMON_MODULE = b"fsbackend.daemon"
 LOGS_KEPT_S = 7 * 24 * 3600
+LOG_WITHOUT_RECORD_S = 60.0
+"""A daemon that just starts has a log before it has a record."""
 _LOUD = re.compile(r" (WARNING|ERROR|CRITICAL) |Traceback|fuse:")
 
 
@@ -35,6 +38,16 @@ class FoundMount:
     pid: int | None
     log: str
     stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """A daemon whose mount was detached while files were open in it: it serves them until the last is closed."""
+
+    mountpoint: str
+    store: str
+    pid: int
+    log: str
 
 
 def state_dir() -> Path:
@@ -74,8 +87,8 @@ def remove_record(pid: int) -> None:
 def remove_quiet_log(log_path: str) -> None:
     """Remove a mount's log, kept in the user's own directory, if it warns of nothing."""
     path = Path(log_path)
-    if path.parent != _state_path():
-        return
+    if path.parent != _state_path() or any(log_path == one.get("log") for one in _living_records()):
+        return  # the log's name is the mount point's: a newer mount there may write it, too
     with contextlib.suppress(OSError):
         if not _LOUD.search(path.read_text(encoding="utf-8", errors="replace")):
             path.unlink()
@@ -91,15 +104,10 @@ def remove_scratch(base: str) -> None:
 def sweep() -> None:
     """Remove what killed daemons left: their records, and the temporary mounts whose owners are gone, too.
 
-    Logs in the state directory are kept for a week, and as long as their mount lives.
+    Logs in the state directory stay as long as their mount; those that warn of something are kept for a week.
     """
     if not _state_path().is_dir():
         return
-    living = {record.get("log") for record in _records().values() if is_alive(record.get("pid", 0))}
-    for path in state_dir().glob("*.log"):
-        with contextlib.suppress(OSError):
-            if str(path) not in living and time.time() - path.stat().st_mtime > LOGS_KEPT_S:
-                path.unlink()
     table = {row[0] for row in mount_table() if row[1] == _FSTYPE}
     for path in state_dir().glob("*.json"):
         if not path.stem.isdigit() or is_alive(int(path.stem)):
@@ -117,20 +125,74 @@ def sweep() -> None:
             continue
         with contextlib.suppress(OSError):
             path.unlink()
+    _sweep_logs()
 
 
-def _records() -> dict[str, dict[str, Any]]:
-    """Return the newest record of each mountpoint; those of dead processes are kept for their log only."""
-    found: dict[str, dict[str, Any]] = {}
+def _sweep_logs() -> None:
+    needed = {record.get("log") for record in _all_records()}
+    for path in state_dir().glob("*.log"):
+        with contextlib.suppress(OSError):
+            age_s = time.time() - path.stat().st_mtime
+            if str(path) in needed or age_s < LOG_WITHOUT_RECORD_S:
+                continue
+            if age_s > LOGS_KEPT_S:
+                path.unlink()
+            else:
+                remove_quiet_log(str(path))
+
+
+def _all_records() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
     try:
         paths = list(state_dir().glob("*.json")) if _state_path().is_dir() else []
     except OSError:
         return found
     for path in paths:
         try:
-            record = json.loads(path.read_text())
+            found.append(json.loads(path.read_text()))
         except (OSError, ValueError):
             continue
+    return found
+
+
+def _living_records() -> list[dict[str, Any]]:
+    return [record for record in _all_records() if _is_daemon(record.get("pid", 0))]
+
+
+def _is_daemon(pid: int) -> bool:
+    """Return whether a process is a daemon of ours: the number in a record may be another process's by now."""
+    try:
+        return is_alive(pid) and DAEMON_MODULE in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def find_detached() -> list[Detached]:
+    """Return this user's daemons that serve on without a mount."""
+    return [
+        Detached(record["mountpoint"], record.get("store", ""), record["pid"], record.get("log", ""))
+        for record in _living_records()
+        if record.get("device") and not is_mounted(record["device"], record["pid"])
+    ]
+
+
+def is_mounted(device: str, pid: int | str = "self") -> bool:
+    """Return whether a device is in the mount table of a process; True if that cannot be read."""
+    try:
+        return any(row[1] == _FSTYPE and row[3] == device for row in mount_table(pid))
+    except OSError:
+        return True
+
+
+def device_of(mountpoint: str) -> str:
+    """Return the device number of our mount at a mount point, as MAJOR:MINOR; "" if there is none."""
+    return next((row[3] for row in reversed(mount_table()) if row[:2] == (mountpoint, _FSTYPE)), "")
+
+
+def _records() -> dict[str, dict[str, Any]]:
+    """Return the newest record of each mountpoint; those of dead processes are kept for their log only."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in _all_records():
         old = found.get(record["mountpoint"])
         if old is None or record.get("started", 0) > old.get("started", 0):
             found[record["mountpoint"]] = record
@@ -150,10 +212,10 @@ def _unescape(word: str) -> str:
     return os.fsdecode(bytes(out))
 
 
-def mount_table() -> list[tuple[str, str, str, str]]:
+def mount_table(pid: int | str = "self") -> list[tuple[str, str, str, str]]:
     """Return (mountpoint, filesystem type, source, device) of every mount, in the order of mounting."""
     table = []
-    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    text = Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     for line in text.splitlines():
         head, _, tail = line.partition(" - ")
         words, rest = head.split(" "), tail.split(" ")

@@ -17,10 +17,11 @@ from typing import Annotated
 import typer
 
 from emu.errors import KernelBug, Signal
-from emu.lab.errors import LabError, Terminated
+from emu.lab.errors import LabError, Terminated, WrongOption
 from fsbackend.mount import MountError
 
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 
@@ -106,7 +107,7 @@ def run(arguments: Sequence[str]) -> int:
         )
         sys.stdout.flush()
     except Terminated as error:
-        sys.stderr.write(f"fremap: ended by {signal.Signals(error.number).name}; cleaned up\n")
+        sys.stderr.write(f"fremap: ended by {signal.Signals(error.number).name}; {error.left}\n")
         return 128 + error.number
     except BrokenPipeError:
         # The reader has what it wanted, as head(1) does; Python would complain while it closes stdout.
@@ -138,6 +139,9 @@ def _report(error: Exception) -> int:
         line, code = "interrupted; cleaned up", EXIT_INTERRUPTED
     elif isinstance(error, OSError) and error.strerror:
         line = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, WrongOption):
+        # In typer's words, as those above.
+        line, code = f"Invalid value: {error}", EXIT_USAGE
     elif isinstance(error, (LabError, MountError, Signal, OSError)):
         line = str(error)
     elif isinstance(error, KernelBug):

@@ -1,5 +1,6 @@
 """The filesystem's subcommands: mount, umount, status, sync, inject, power-cut."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from emu.cli.dirty_options import check_ratios, read_params
 from emu.cli.status import status
+from emu.lab.errors import Terminated
 from fsbackend import mount as mounts
 
 Mountpoint = Annotated[Path, typer.Argument(metavar="MOUNTPOINT", help="Where it is mounted.")]
@@ -30,7 +32,7 @@ def mount(
         int, typer.Option(min=0, max=100, metavar="PERCENT", help="Part of the dirty limit kept for it.")
     ] = 0,
     kernel: Annotated[
-        str, typer.Option(help="Whose dirty limits: 2.6.20 (10/40), 2.6.22 (5/10) or 3.6 (10/20).")
+        str, typer.Option(help="The Linux whose dirty limits hold: 2.6.20 (10/40), 2.6.22 (5/10) or 3.6 (10/20).")
     ] = "3.6",
     background_ratio: Annotated[
         int | None, typer.Option(metavar="PERCENT", help="Writeback starts here; else the kernel's.")
@@ -106,11 +108,22 @@ def mount(
 
 def umount(
     mountpoint: Mountpoint,
-    force: Annotated[bool, typer.Option("--force", help="Unmount even if bytes cannot be written back.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Unmount even if files are open or cannot be written back; given again, end the daemon, too.",
+        ),
+    ] = False,
 ) -> None:
     """Write everything back and unmount."""
-    mounts.umount(mountpoint, force=force)
-    typer.echo(f"{mountpoint} is unmounted")
+    try:
+        left = mounts.umount(mountpoint, force=force)
+    except Terminated as ended:
+        raise Terminated(ended.number, mounts.whereabouts(mountpoint)) from None
+    except KeyboardInterrupt:
+        raise Terminated(signal.SIGINT, mounts.whereabouts(mountpoint)) from None
+    typer.echo(f"{mountpoint} is {left or 'unmounted'}")
 
 
 def sync(mountpoint: Mountpoint) -> None:
@@ -174,7 +187,8 @@ def power_cut(
             typer.echo(f"the power of {mountpoint} will be cut at: {at}")
         else:
             mounts.power_cut(mountpoint, survive)
-            typer.echo(f"the power of {mountpoint} was cut; of what was not synced, {survive} survived")
+            survivors = {"none": "nothing", "all": "everything"}.get(survive, f"what seed {survive} chose")
+            typer.echo(f"the power of {mountpoint} was cut; of what was not synced, {survivors} survived")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -1,6 +1,7 @@
 """fremap status: which mounts there are, and what is dirty in them. A mount point is never cut."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,24 +35,29 @@ def status(
 ) -> None:
     """Show mounts and what is dirty in them."""
     state.sweep()
-    found = mounts.find_mounts()
+    found, detached = mounts.find_mounts(), state.find_detached()
     if mountpoint is not None:
         # Not resolve(): it would ask a daemon that may be gone.
         names = {str(mountpoint), str(mountpoint.absolute()), str(mountpoint.parent.resolve() / mountpoint.name)}
         found = [item for item in found if item.mountpoint in names]
-        if not found:
+        detached = [item for item in detached if item.mountpoint in names]
+        if not found and not detached:
             raise mounts.MountError(f"{mountpoint} is no mount of fremap; `fremap status` lists them")
     told = [_tell(item) for item in found]
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        left = [asdict(item) | {"stale": False, "detached": True} for item in detached]
+        typer.echo(json.dumps(told + left, indent=1))
         return
-    if not found:
+    if not found and not detached:
         typer.echo("nothing is mounted")
     for item in told:
         if pauses and not item["stale"]:
             _show_pauses(item["mountpoint"])
         elif not pauses:
             _show(item)
+    for one in detached:
+        typer.echo(f"{one.mountpoint}\n  detached, files are open in it; store {one.store or 'ram'}, pid {one.pid}")
+        typer.echo(f"  it ends when the last file is closed; now, after writing back: kill {one.pid}")
 
 
 def _tell(item: mounts.FoundMount) -> dict[str, Any]:
@@ -62,6 +68,7 @@ def _tell(item: mounts.FoundMount) -> dict[str, Any]:
         "pid": item.pid,
         "log": item.log,
         "stale": item.stale,
+        "detached": False,
     }
     if item.stale:
         return told
@@ -102,5 +109,6 @@ def _show_pauses(mountpoint: str) -> None:
         )
     typer.echo(f"{mountpoint}: throttle pauses")
     Console(soft_wrap=True).print(table)
-    seconds, longest_ms = stats["paused_ms"] / 1000, stats["longest_pause"]
-    typer.echo(f"{stats['nr_pauses']} pauses, {seconds:.2f} s in all, the longest {longest_ms} ms")
+    seconds = stats["paused_ms"] / 1000
+    longest_ms = stats.get("longest_pause_us", stats["longest_pause"] * 1000) / 1000
+    typer.echo(f"{stats['nr_pauses']} pauses, {seconds:.2f} s in all, the longest {longest_ms:g} ms")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,13 @@ def test_a_living_mount_keeps_its_log(state_dir: Path) -> None:
     living, dead = old_log(state_dir, "living", os.getpid()), old_log(state_dir, "dead", 1 << 30)
     young = state_dir / "young.log"
     young.write_text("x")
+    killed, loud = state_dir / "killed.log", state_dir / "loud.log"
+    for path, text in ((killed, "INFO serving"), (loud, "t ERROR main: not written back")):
+        path.write_text(text)
+        os.utime(path, (time.time() - 600,) * 2)
     state.sweep()
+    assert not killed.exists(), "it warns of nothing, and its daemon is gone"
+    assert loud.exists(), "what could not be written is told for a week"
     assert living.exists()
     assert young.exists()
     assert not dead.exists()
