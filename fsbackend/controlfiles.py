@@ -1,6 +1,7 @@
 """What the control files show and do: one function builds them all for a daemon."""
 
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Protocol
 
@@ -74,6 +75,8 @@ def stats(served: Served) -> str:
     lines += [f"{f'pauses_{bound}ms:':<20}{count:>14}" for bound, count in cache.pauses.items()]
     lines.append(f"{f'pauses_over_{PAUSE_BOUNDS_MS[-1]}ms:':<20}{cache.nr_late_pauses:>14}")
     lines.append(f"{'longest_pause:':<20}{round(cache.longest_pause_s * 1000):>14} ms")
+    # Rounded up, so that what is in the row over 200 ms is never told to be 200 ms.
+    lines.append(f"{'longest_pause_us:':<20}{math.ceil(cache.longest_pause_s * 1_000_000):>14}")
     return "\n".join(lines) + "\n"
 
 
