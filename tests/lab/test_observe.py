@@ -155,9 +155,10 @@ def test_a_mount_that_goes_away_ends_the_recording(
 ) -> None:
     out = tmp_path / "run"
     killer = ["sh", "-c", f"sleep 0.2; kill -9 {mounted.pid}; sleep 1"]
-    frame.run(["record", str(mounted.path), "-o", str(out), "--interval", "0.05", "--", *killer])
-    capsys.readouterr()
-    assert "went away" in json.loads((out / "manifest.json").read_text())["status"]
+    code = frame.run(["record", str(mounted.path), "-o", str(out), "--interval", "0.05", "--", *killer])
+    status = json.loads((out / "manifest.json").read_text())["status"]
+    assert "went away" in status
+    assert (code, capsys.readouterr().err) == (1, f"fremap: {status}\n")
     assert len(read_samples(out)) >= 2
 
 
