@@ -110,7 +110,7 @@ class _Grounds:
 def _check(request: ReplayRequest, trace: Trace) -> None:
     """Refuse what cannot run before anything does."""
     for rmap in request.strategies or ["dirty_index"]:
-        request.options(rmap).check()
+        request.options(rmap).check("all")
     page_size = 1 << get_format(request.format).page_shift
     if request.ram is not None and request.ram < MIN_FRAMES * page_size:
         least = format_size(MIN_FRAMES * page_size)

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+_TRACKERS = ("mprotect", "uffd_wp", "uffd_sigbus", "uffd_async", "pagemap_scan", "soft_dirty", "dirty_index")
+"""The names of emu.trackers.measure.TRACKERS and the emulated one; a test compares them."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
@@ -18,7 +21,8 @@ def trackers(
         int | None, typer.Option(min=1, help="Pages stored to in each round; a tenth if not given.", show_default=False)
     ] = None,
     tracker: Annotated[
-        list[str] | None, typer.Option(help="A tracker; all of them if not given. Repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option(help=f"{', '.join(_TRACKERS)}; all if not given. Repeatable.", show_default=False),
     ] = None,
     memory: Annotated[
         list[str] | None,

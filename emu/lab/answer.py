@@ -42,7 +42,7 @@ class AnswerOrder:
     def check(self) -> None:
         """Look at every choice before anything runs; LabError in one line."""
         for rmap in self.rmaps:
-            LabOptions(rmap=rmap, format=self.cells.format).check()
+            LabOptions(rmap=rmap, format=self.cells.format).check("all")
         if not 2 <= self.min_pages <= self.max_pages:
             raise LabError(f"--max-pages {self.max_pages}: give at least {max(self.min_pages, 2)}")
         if self.cells.nr_mkcleans < NR_MKCLEANS_MIN:

@@ -44,7 +44,7 @@ def combinations(rmaps: Sequence[str], capses: Sequence[str], formats: Sequence[
     emulated = [rmap for rmap in rmaps if rmap != HOST_RMAP]
     rows = [Combination(rmap, caps, fmt) for fmt, caps, rmap in product(formats, capses, emulated)]
     for row in rows:
-        LabOptions(rmap=row.rmap, caps=row.caps, format=row.format).check()
+        LabOptions(rmap=row.rmap, caps=row.caps, format=row.format).check("all", HOST_RMAP)
     if HOST_RMAP in rmaps:
         host = [Combination(HOST_RMAP, caps, host_format()) for caps in capses]
         for row in host:

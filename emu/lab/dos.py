@@ -217,7 +217,7 @@ class DosPlan:
 def run_attacks(plan: DosPlan, attack_s: float, progress: Progress | None = None) -> list[DosRow]:
     """Run every attack; one that would take more than `attack_s` seconds, by those before it, says so in its row."""
     for rmap in plan.rmaps:
-        LabOptions(rmap=rmap, format=plan.format).check()
+        LabOptions(rmap=rmap, format=plan.format).check("all")
     todo = plan.attacks()
     rows = []
     per_page_s: dict[tuple[str, str], float] = {}

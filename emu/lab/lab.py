@@ -11,7 +11,7 @@ import numpy as np
 from emu.errors import KernelBug
 from emu.hw.pte import get_format
 from emu.lab import procfs
-from emu.lab.errors import LabError
+from emu.lab.errors import LabError, WrongOption
 from emu.lab.ground import Ground
 from emu.lab.progress import NoProgress, Progress
 from emu.lab.stamps import page_words
@@ -43,22 +43,23 @@ class LabOptions:
     seed: int = 0
     events: bool = False
 
-    def check(self) -> None:
-        """Look at every choice before anything runs.
+    def check(self, *more_rmaps: str) -> None:
+        """Look at every choice before anything runs; `more_rmaps` are what a command takes besides strategies.
 
         Raises
         ------
-        LabError
+        WrongOption
             For an unknown strategy, format or capability; one line that names the known ones.
 
         """
         if self.rmap not in STRATEGIES:
-            raise LabError(f"--rmap {self.rmap}: no such strategy; there are {', '.join(STRATEGIES)}")
+            known = ", ".join((*STRATEGIES, *more_rmaps))
+            raise WrongOption(f"--rmap {self.rmap}: no such strategy; there are {known}")
         for option, value, read in (("format", self.format, get_format), ("caps", self.caps, parse_caps)):
             try:
                 read(value)
             except ValueError as error:
-                raise LabError(f"--{option} {value}: {error}") from error
+                raise WrongOption(f"--{option} {value}: {error}") from error
 
 
 class Lab:

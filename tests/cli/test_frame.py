@@ -56,6 +56,10 @@ def test_help_without_arguments_and_for_each_subcommand() -> None:
         (["compare", "--pages", "1"], "--pages"),
         (["compare", "--pages", "many"], "--pages"),
         (["compare", "--share", "2"], "share"),
+        (["compare", "--rmap", "magic"], "dirty_index, all, linux"),
+        (["compare", "--format", "vax"], "x86_64"),
+        (["compare", "--caps", "floppy"], "Invalid value: --caps floppy: caps 'floppy' must start with a"),
+        (["run", "shuffle", "--rmap", "nosuch"], "Invalid value: --rmap nosuch: "),
         (["compare", "--ram", "much"], "64M"),
         (["compare", "--ram", "1M"], "at least 128.0 MiB"),
         (["compare", "--pages", "999999999999"], "fewer --pages"),
@@ -87,9 +91,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], says: str
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["compare", "--rmap", "magic"], "dirty_index"),
-        (["compare", "--format", "vax"], "x86_64"),
-        (["compare", "--caps", "floppy"], "ramfs"),
+        (["replay", "no_such_trace"], "sqlite3"),
         (["run", "no_such_workload"], "late_store"),
     ],
 )

@@ -108,7 +108,7 @@ def test_what_cannot_be_is_one_line(
     lackey.with_name("held").mkdir()
     lackey.with_name("held").joinpath("manifest.json").write_text("{}")
     given = arguments if "--on" in arguments else [*arguments, "--on", "on"]
-    assert run(["replay", *given]) == 1
+    assert run(["replay", *given]) == (2 if "vax" in arguments else 1)
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1

@@ -78,5 +78,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_an_unknown_strategy_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert frame.run(["dos", "--rmap", "nothing"]) == 1
-    assert capsys.readouterr().err.startswith("fremap: --rmap nothing: no such strategy")
+    assert frame.run(["dos", "--rmap", "nothing"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("fremap: Invalid value: --rmap nothing: no such strategy")
+    assert said.endswith(", dirty_index, all\n")

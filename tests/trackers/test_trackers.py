@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from emu.cli import frame
+from emu.cli.trackers import _TRACKERS
 from emu.lab.progress import NoProgress
 from emu.trackers import measure as measuring
 from emu.trackers.base import Tracker
@@ -190,6 +191,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (report / "trackers.png").stat().st_size > 1000
     assert json.loads((report / "counters.json").read_text()) == records
     assert PAGE_SIZE
+
+
+def test_help_names_every_tracker() -> None:
+    assert (*TRACKERS, "dirty_index") == _TRACKERS
 
 
 @pytest.mark.parametrize(
