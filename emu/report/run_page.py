@@ -17,7 +17,8 @@ from emu.units import format_size
 
 _UNSET: tuple[object, ...] = (None, "", [], {})
 _NAMES = {"interval_s": "interval, seconds", "record": "command", "mount": "mounted with"}
-_TIME_WORDS = ("seconds", "(s)", "_s", "_us", "_ms", "_ns", "per byte", "bandwidth")
+_TIME_WORDS = ("seconds", "(s)", "_s", "_us", "us_per", "_ms", "_ns", "per byte", "bandwidth")
+_LATENCY = "latency_us: "
 
 
 def _number(value: float | None) -> str:
@@ -29,7 +30,17 @@ def _number(value: float | None) -> str:
 def _amount(name: str, value: float | None) -> str:
     if value is not None and name.endswith("(bytes)"):
         return format_size(value)
+    if value is not None and name.startswith(_LATENCY):
+        return format_us(value)
     return _number(value)
+
+
+def format_us(us: float) -> str:
+    """Return microseconds in the unit that people would name: 180 ms, 2.5 s, 37 us."""
+    for unit, factor in (("us", 1), ("ms", 1000)):
+        if us / factor < 999.5:  # what rounds to three digits
+            return f"{us / factor:.3g} {unit}"
+    return f"{us / 1_000_000:,.3g} s" if us < 999.5e6 else f"{us / 1_000_000:,.0f} s"
 
 
 def _change(before: float | None, after: float | None) -> str:
@@ -54,7 +65,16 @@ def _text(value: object) -> str:
 
 
 def _is_time(name: str) -> bool:
-    return any(word in name for word in _TIME_WORDS)
+    # What else this kernel was busy with decides how many events it had.
+    return name.startswith("kernel: ") or any(word in name for word in _TIME_WORDS)
+
+
+def _titles(runs: Sequence[Run]) -> list[str]:
+    """Return what to call each run: what ran, or the directories' names where there are several."""
+    if len(runs) == 1:
+        return [runs[0].name]
+    names = [run.path.resolve().name for run in runs]
+    return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -76,10 +96,10 @@ def _facts(run: Run) -> dict[str, Any]:
     return facts
 
 
-def _heading(run: Run, number: int, of: int) -> dict[str, Any]:
+def _heading(run: Run, title: str) -> dict[str, Any]:
     manifest = run.manifest
     return {
-        "title": f"{run.name} {number}" if of > 1 else run.name,
+        "title": title,
         "command": shlex.join(["fremap", *manifest["command"][1:]]),
         "started": manifest["started"],
         "status": "cut short" if manifest["status"] == "running" else manifest["status"],
@@ -112,16 +132,17 @@ def write_run_page(runs: Sequence[Run], directory: Path) -> Path:
         if len(values) == 2:
             cells.append(_change(*values))
         differs = len(runs) > 1 and len(set(values)) > 1
-        numbers.append({"name": name.removesuffix(" (bytes)"), "cells": cells, "differs": differs})
+        shown = name.removesuffix(" (bytes)").replace(_LATENCY, "latency: ")
+        numbers.append({"name": shown, "cells": cells, "differs": differs})
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("emu.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    times = [line for line in numbers if _is_time(str(line["name"]))]
+    times = [line for name, line in zip(names, numbers, strict=True) if _is_time(name)]
     tables = [
         ("Counts and amounts", [line for line in numbers if line not in times]),
-        ("Times, which depend on the computer and on what else it does", times),
+        ("Times, and the real kernel's events, which depend on the computer and on what else it does", times),
     ]
-    headings = [_heading(run, number, len(runs)) for number, run in enumerate(runs, 1)]
+    headings = [_heading(run, title) for run, title in zip(runs, _titles(runs), strict=True)]
     page = directory / "index.html"
     page.write_text(
         environment.get_template("run.html.j2").render(

@@ -172,7 +172,7 @@ def test_two_recordings_stand_side_by_side(
     assert frame.run(["report", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(tmp_path / "both")]) == 0
     page = (tmp_path / "both" / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 2 * (len(DRAWINGS) + 1)
-    assert "record 1" in page
+    assert "<th>a</th><th>b</th><th>change</th>" in page
     assert "change" in page
     capsys.readouterr()
 

@@ -18,6 +18,7 @@ from emu.lab.observe import FIELDS, Sample
 from emu.lab.window_map import PageState, read_looks
 from emu.mm_types.events import EventKind
 from emu.report.machine_pictures import MachineRecord, draw_faults, draw_latency, fault_kinds
+from emu.report.run_page import format_us
 from emu.report.run_pictures import memory_of, save_run_pictures
 from emu.report.runs import Run, load_run, totals
 from emu.report.timeline import draw_amplification, draw_dirty, draw_law, law_points
@@ -204,3 +205,18 @@ def test_a_report_is_not_written_into_another_run(place: Path, capsys: pytest.Ca
         assert f"none holds a run already: give another {option}, or remove it" in capsys.readouterr().err
     assert (place / "none" / "manifest.json").read_bytes() == before
     assert not (place / "none" / "index.html").exists()
+
+
+def test_runs_side_by_side_have_their_directories_names_and_times_stand_apart(place: Path) -> None:
+    page = (place / "both" / "index.html").read_text()
+    assert '<th class="name"></th><th>none</th><th>dirty_index</th><th>change</th>' in page
+    counts, _, times = page.partition("<h2>Times")
+    assert "us_per_access" not in counts
+    assert "outcome: us_per_access" in times
+
+
+@pytest.mark.parametrize(
+    ("us", "shown"), [(37.25, "37.2 us"), (999.9, "1 ms"), (179900.0, "180 ms"), (2.5e6, "2.5 s"), (5e9, "5,000 s")]
+)
+def test_latencies_have_a_unit_that_people_name(us: float, shown: str) -> None:
+    assert format_us(us) == shown
