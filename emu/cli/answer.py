@@ -1,6 +1,5 @@
 """What `fremap compare --all` does: run every cell, print the tables, leave pictures, a page and records."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from emu.lab.answer_cells import CellOptions
 from emu.lab.answer_rows import Answer
 from emu.lab.contention import Prices
 from emu.lab.errors import LabError
-from emu.lab.rundir import RunDirectory
+from emu.lab.rundir import RunDirectory, write_records
 from emu.mm.rmap import STRATEGIES
 from emu.report.answer_page import render_answer
 from emu.report.answer_pictures import save_answer_pictures
@@ -55,7 +54,7 @@ def run_answer(order: AnswerOrder, json_path: Path | None, report: Path | None, 
     records = found.as_json()
     directory.save_counters(records)
     if json_path is not None:
-        json_path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        write_records(json_path, records)
     said = answer_verdicts(found)
     broken = [sentence for good, sentence in said if not good]
     directory.finish("broken" if broken else "done", broken=broken)

@@ -1,6 +1,5 @@
 """fremap dos: what one unprivileged process can do to one page_mkclean and one page's reclaim, and the guards."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +39,7 @@ def dos(
     from emu.cli.progress import RichProgress  # noqa: PLC0415 - see above
     from emu.cli.show import print_whole  # noqa: PLC0415 - see above
     from emu.lab.dos import DosPlan, run_attacks, try_guards  # noqa: PLC0415 - see above
+    from emu.lab.rundir import write_records  # noqa: PLC0415 - see above
     from emu.mm.rmap import STRATEGIES  # noqa: PLC0415 - see above
     from emu.report.answer_dos import attack_tables, dos_verdicts, guard_table  # noqa: PLC0415 - see above
 
@@ -50,7 +50,7 @@ def dos(
     if json_path is not None:
         attacks = [asdict(row) for row in rows]
         records = {"version": 1, "attacks": attacks, "guards": [asdict(guard) for guard in guards]}
-        json_path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        write_records(json_path, records)
     console = Console(highlight=False)
     for table in attack_tables(rows):
         print_whole(console, table)

@@ -1,6 +1,5 @@
 """What fremap compare does: choose the ground, run the rows, show and keep the outcome."""
 
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from emu.lab.ground import Ground, fuse_ground, plain_ground, why_no_fuse
 from emu.lab.host_late_store import HOST_RMAP
 from emu.lab.matrix import cells_as_json, run_cells
 from emu.lab.rows import Row, as_json
-from emu.lab.rundir import RunDirectory
+from emu.lab.rundir import RunDirectory, naming, write_records
 from emu.mm.rmap import STRATEGIES
 from emu.report.matrix_page import render_matrix
 from emu.report.matrix_table import matrix_table, matrix_verdicts
@@ -100,7 +99,8 @@ def run_compare(order: CompareOrder, json_path: Path | None, report: Path | None
     )
     said = verdicts(rows)
     _keep(directory, as_json(rows), json_path, said)
-    page = _save_report(rows, directory)
+    with naming(directory.path):
+        page = _save_report(rows, directory)
     console = Console(highlight=False)
     print_whole(console, compare_table(rows))
     return _conclude(console, said, f"pictures and page: {page}")
@@ -156,7 +156,7 @@ def _keep(
     """Save the records in the run directory and where the user wants them, and close the manifest."""
     directory.save_counters(records)
     if json_path is not None:
-        json_path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        write_records(json_path, records)
     broken = [sentence for good, sentence in said if not good]
     directory.finish("broken" if broken else "done", broken=broken)
 

@@ -7,7 +7,7 @@ import typer
 
 from emu.lab.errors import LabError
 from emu.lab.rows import Row
-from emu.lab.rundir import refuse_a_run
+from emu.lab.rundir import naming, refuse_a_run
 
 
 def register(app: typer.Typer) -> None:
@@ -43,25 +43,26 @@ def report(
     if directory.resolve() not in {path.resolve() for path in runs}:
         refuse_a_run(directory, "--out")
     directory.mkdir(parents=True, exist_ok=True)
-    special = next((run for run in loaded if "matrix" in run.counters or run.name == "answer"), None)
-    if special is not None and (len(loaded) > 1 or special.name == "answer"):
-        own = special.path / "index.html"
-        raise LabError(f"{special.path} is reported alone" + (f": its page is {own}" if own.is_file() else ""))
-    if special is not None:
-        page = directory / "index.html"
-        page.write_text(
-            render_matrix(cells_from_json(special.counters), special.manifest), encoding="utf-8"
-        )
-    elif loaded[0].name == "compare" and "runs" in loaded[0].counters:
-        if len(loaded) > 1:
-            raise LabError("a comparison is reported alone: give one run")
-        rows = [Row(**values) for values in loaded[0].counters["runs"]]
-        page = directory / "index.html"
-        page.write_text(
-            render_page(rows, save_pictures(rows, directory), loaded[0].manifest), encoding="utf-8"
-        )
-    elif loaded[0].name == "replay" and "replay" in loaded[0].counters and len(loaded) == 1:
-        page = write_replay_page(loaded[0], directory)
-    else:
-        page = write_run_page(loaded, directory)
+    with naming(directory):
+        special = next((run for run in loaded if "matrix" in run.counters or run.name == "answer"), None)
+        if special is not None and (len(loaded) > 1 or special.name == "answer"):
+            own = special.path / "index.html"
+            raise LabError(f"{special.path} is reported alone" + (f": its page is {own}" if own.is_file() else ""))
+        if special is not None:
+            page = directory / "index.html"
+            page.write_text(
+                render_matrix(cells_from_json(special.counters), special.manifest), encoding="utf-8"
+            )
+        elif loaded[0].name == "compare" and "runs" in loaded[0].counters:
+            if len(loaded) > 1:
+                raise LabError("a comparison is reported alone: give one run")
+            rows = [Row(**values) for values in loaded[0].counters["runs"]]
+            page = directory / "index.html"
+            page.write_text(
+                render_page(rows, save_pictures(rows, directory), loaded[0].manifest), encoding="utf-8"
+            )
+        elif loaded[0].name == "replay" and "replay" in loaded[0].counters and len(loaded) == 1:
+            page = write_replay_page(loaded[0], directory)
+        else:
+            page = write_run_page(loaded, directory)
     typer.echo(f"{page}")

@@ -1,6 +1,5 @@
 """What fremap trackers does: measure every row, show the table, keep the records."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from emu.cli.progress import RichProgress
 from emu.cli.show import print_whole
-from emu.lab.rundir import RunDirectory
+from emu.lab.rundir import RunDirectory, write_records
 from emu.report.trackers_page import write_trackers_page
 from emu.report.trackers_table import trackers_said, trackers_table
 from emu.trackers.emulated import measure_dirty_index
@@ -59,7 +58,7 @@ def run_all_trackers(order: TrackersOrder, json_path: Path | None, report: Path 
         console.print(f"{_MARKS[good]} {sentence}", soft_wrap=True)
     records = {"version": 1, "filesystem": filesystem, "rows": [row.as_json() for row in rows]}
     if json_path is not None:
-        json_path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        write_records(json_path, records)
     broken = _broken(rows)
     if directory is not None:
         directory.save_counters(records)

@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -55,11 +56,29 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an error of writing, which has no name of its own as where a disk is full, the name of what was written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def write_records(path: Path, records: object) -> None:
+    """Write records as JSON where the user wants them; OSError with the file's name."""
+    with naming(path):
+        path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+
+
 def _write_json(path: Path, content: object) -> None:
     """Write all of it or nothing: a reader never sees half a file."""
     scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    with naming(path):
+        scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+        scratch.replace(path)
 
 
 def refuse_a_run(directory: Path, option: str) -> None:

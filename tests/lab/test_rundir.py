@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from emu.cli import frame
 from emu.lab.errors import LabError
-from emu.lab.rundir import RunDirectory
+from emu.lab.rundir import RunDirectory, write_records
 
 
 def test_the_manifest_tells_a_run_that_was_cut_from_one_that_ended(tmp_path: Path) -> None:
@@ -55,3 +56,21 @@ def test_a_place_where_nothing_can_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LabError, match="cannot make the run directory"):
         RunDirectory("work", tmp_path / "file" / "run", {}, 0)
+
+
+def test_a_full_disk_is_named() -> None:
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        write_records(Path("/dev/full"), {"version": 1})
+
+
+def test_a_report_names_the_full_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory("work", tmp_path / "run", {}, 0)
+    run.save_counters({"vmstat": {"nr_dirty": 1}})
+    run.finish()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "index.html").symlink_to("/dev/full")
+    monkeypatch.chdir(tmp_path)
+    assert frame.run(["report", "run", "-o", "out"]) == 1
+    assert capsys.readouterr().err == "fremap: out: No space left on device\n"
