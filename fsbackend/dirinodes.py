@@ -23,6 +23,7 @@ RESERVED_NAME = b".fremap-journal"
 DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 PATH_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DIR_FDS = 2048
+_NOT_FOR_WRITING = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY})
 
 
 class DirNode(Node):
@@ -251,11 +252,16 @@ class DirInodes:
         """Return a descriptor of a regular file, for reading and, if the store permits, writing."""
         assert isinstance(node, DirNode)
         try:
-            if node.hold_fd >= 0:
-                return os.open(f"/proc/self/fd/{node.hold_fd}", os.O_RDWR | os.O_CLOEXEC)
-            return self._open_named(node, os.O_RDWR)
-        except PermissionError:
-            return self._open_named(node, os.O_RDONLY)
+            return self._open(node, os.O_RDWR)
+        except OSError as error:
+            if error.errno not in _NOT_FOR_WRITING:
+                raise
+            return self._open(node, os.O_RDONLY)
+
+    def _open(self, node: "DirNode", flags: int) -> int:
+        if node.hold_fd >= 0:
+            return os.open(f"/proc/self/fd/{node.hold_fd}", flags | os.O_CLOEXEC)
+        return self._open_named(node, flags)
 
     def open_dir(self, node: Node) -> int:
         """Return a descriptor of a directory that is the caller's to close."""

@@ -126,7 +126,7 @@ def _filesystem_of(store: str) -> tuple[str, str]:
 def _store_note(store: str) -> str:
     """Say so if the store cannot be written or is no real disk."""
     if os.statvfs(store).f_flag & os.ST_RDONLY:
-        return f"warning: the store {store} is read-only: its names are shown, and opening a file fails with EROFS"
+        return f"warning: the store {store} is read-only: what it holds can be read, and every change fails with EROFS"
     fstype = _filesystem_of(store)[1]
     if fstype in {"tmpfs", "ramfs"}:
         return f"note: the store {store} is on {fstype}: that is no real disk, nothing on it survives a power cut"

@@ -63,7 +63,8 @@ class OpenFiles(InodeTable):
             handle.data = self._open_data(node)
             if writes and not handle.data.writable:
                 self._close_data(node)
-                raise os_error(errno.EACCES)
+                read_only = self.store.statfs().f_flag & os.ST_RDONLY
+                raise os_error(errno.EROFS if read_only else errno.EACCES)
             return self._opened(handle, handle.data, flags)
 
     def keep_cache(self, node_id: int) -> bool:

@@ -125,9 +125,10 @@ def test_a_read_only_store_is_warned_of(folders: tuple[Path, Path]) -> None:
         assert code == 0
         assert f"warning: the store {store} is read-only" in said
         assert os.listdir(folders[1]) == ["file"]
-        for flags in (os.O_RDONLY, os.O_WRONLY):
+        assert (folders[1] / "file").read_bytes() == b"read"
+        for change in (lambda path: os.open(path, os.O_WRONLY), os.unlink, lambda path: os.chmod(path, 0)):
             with pytest.raises(OSError, match="Read-only"):
-                os.open(folders[1] / "file", flags)
+                change(folders[1] / "file")
         mounts.umount(folders[1])
     finally:
         subprocess.run(["umount", "-l", store], check=True)
