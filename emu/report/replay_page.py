@@ -18,21 +18,8 @@ from emu.lab.replay.result import FaultRow, Replay, StrategyRow, WindowRow
 from emu.report.pictures import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from emu.report.replay_tables import STRATEGY_HEADINGS, facts, headline, remarks, strategy_cells
 from emu.report.runs import Run
+from emu.report.style import STYLE
 from emu.units import format_size
-
-_STYLE: Any = {
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 13,
-    "axes.titleweight": "bold",
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-}
 
 
 def replay_from_json(content: dict[str, Any]) -> Replay:
@@ -130,7 +117,7 @@ def draw_strategies(replay: Replay) -> Figure:
 def save_replay_pictures(replay: Replay, directory: Path) -> list[Path]:
     """Write the pictures as PNG files; return their paths."""
     drawn = {}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         if replay.windows:
             drawn = {"working_set": draw_working_set, "memory": draw_memory, "misses": draw_misses}
         if any(row.error is None for row in replay.strategies):
