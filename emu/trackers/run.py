@@ -50,20 +50,19 @@ def run_trackers(
 def _rows_of_worker(todo: Sequence[Todo], order: MeasureOrder, timeout_s: float) -> Iterator[TrackerRow]:
     command = [sys.executable, "-m", "emu.trackers.worker", json.dumps(asdict(order) | {"todo": list(todo)})]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as worker:  # noqa: S603 - our own
-        assert worker.stdout is not None
+        pending = bytearray()
         try:
             for _ in todo:
-                line = _read_line(worker, time.monotonic() + timeout_s)
+                line = _read_line(worker, time.monotonic() + timeout_s, pending)
                 yield TrackerRow.from_json(json.loads(line))
         finally:
             worker.kill()
 
 
-def _read_line(worker: "subprocess.Popen[bytes]", until_s: float) -> bytes:
-    """Read a whole line. _WorkerDiedError if the worker ended or took too long."""
+def _read_line(worker: "subprocess.Popen[bytes]", until_s: float, pending: bytearray) -> bytes:
+    """Read a whole line; what came behind it stays in `pending`. _WorkerDiedError if there is none by then."""
     assert worker.stdout is not None
-    data = b""
-    while not data.endswith(b"\n"):
+    while (end := pending.find(b"\n")) < 0:
         ready, _, _ = select.select([worker.stdout], [], [], max(until_s - time.monotonic(), 0))
         if not ready:
             raise _WorkerDiedError("it did not come to an end and was killed")
@@ -72,5 +71,7 @@ def _read_line(worker: "subprocess.Popen[bytes]", until_s: float) -> bytes:
             code = worker.wait()
             how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             raise _WorkerDiedError(f"its process died: {how}")
-        data += part
-    return data
+        pending += part
+    line = bytes(pending[:end])
+    del pending[: end + 1]
+    return line

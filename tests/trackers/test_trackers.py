@@ -1,6 +1,8 @@
 """The trackers of this kernel report the pages stored to, on every memory, and what is not there is said in a line."""
 
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from emu.trackers.libc import PAGE_SIZE, Unavailable
 from emu.trackers.measure import TRACKERS, MeasureOrder, measure, what_is_wrong
 from emu.trackers.region import MEMORIES, Pages, Region, filesystem_of
 from emu.trackers.rows import EMULATED, FAILED, OK, UNAVAILABLE, WRONG, TrackerRow
-from emu.trackers.run import run_trackers
+from emu.trackers.run import _read_line, _WorkerDiedError, run_trackers
 from emu.trackers.segv import MprotectSegv
 
 ORDER = MeasureOrder(pages=512, dirty=100, rounds=2)
@@ -137,6 +139,17 @@ def test_a_process_that_dies_costs_its_row_alone(monkeypatch: pytest.MonkeyPatch
     dead, alive = run_trackers(todo, ORDER, NoProgress())
     assert (dead.status, dead.reason) == (FAILED, "its process died: ended by SIGSEGV")
     assert alive.status == OK
+
+
+def test_rows_that_come_together_are_told_apart() -> None:
+    # As they do where the reader waits for a processor.
+    with subprocess.Popen(["printf", r"one\ntwo\nthr"], stdout=subprocess.PIPE) as worker:
+        worker.wait()
+        pending = bytearray()
+        until_s = time.monotonic() + 10
+        assert [_read_line(worker, until_s, pending) for _ in range(2)] == [b"one", b"two"]
+        with pytest.raises(_WorkerDiedError, match="exit code 0"):
+            _read_line(worker, until_s, pending)
 
 
 def test_a_row_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
