@@ -15,7 +15,8 @@ from emu.report.style import STYLE, share_axes
 from emu.report.timeline import DRAWINGS
 from emu.report.window_pictures import draw_window
 
-_LEAST_SERIES = 3
+LEAST_SERIES = 3
+"""Lines of vmstat.csv below which there is no course of time to draw."""
 
 
 def _pictures_of(run: Run) -> Iterator[tuple[str, Figure]]:
@@ -27,7 +28,7 @@ def _pictures_of(run: Run) -> Iterator[tuple[str, Figure]]:
     if len(activities) > 1:
         yield "requests", draw_requests(activities)
     record = MachineRecord(run.series, run.events)
-    if len(run.series) >= _LEAST_SERIES:
+    if len(run.series) >= LEAST_SERIES:
         for name, draw_series in OF_SERIES.items():
             yield name, draw_series(record)
     if len(run.events):
