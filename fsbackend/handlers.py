@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("fremap")
 
 _NS = 1_000_000_000
+_FOREVER_S = 3600.0
+"""For control files, which are there as long as the mount, and whose attributes never change."""
 
 
 def fill_stat(st: Any, attr: Attr) -> None:
@@ -109,9 +111,14 @@ class Handlers:
         entry = ll.EntryParam()
         entry.ino = node.id
         fill_stat(entry.attr, self.fs.attr(node))
-        if not isinstance(node, ControlNode):
-            entry.attr_timeout = entry.entry_timeout = self.timeout_s
+        entry.attr_timeout = entry.entry_timeout = self._timeout_of(node)
         return entry
+
+    def _timeout_of(self, node: Node) -> float:
+        """Return how long the kernel may remember a name and its attributes; control files are read again and again."""
+        if isinstance(node, ControlNode):
+            return _FOREVER_S if node.keep else 0.0
+        return self.timeout_s
 
     def _reply_entry(self, req: int, node: Node) -> None:
         try:

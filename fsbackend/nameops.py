@@ -5,7 +5,6 @@ import struct
 from typing import Any
 
 from fsbackend import lowlevel as ll
-from fsbackend.control import ControlNode
 from fsbackend.handlers import Handlers, fill_stat
 from fsbackend.node import TIME_NOW, Attr, Node, SetAttr
 
@@ -34,8 +33,7 @@ class NameHandlers(Handlers):
     def _reply_attr(self, req: int, node: Node, attr: Attr) -> None:
         st = ll.Stat()
         fill_stat(st, attr)
-        timeout_s = 0.0 if isinstance(node, ControlNode) else self.timeout_s
-        ll.reply_attr(req, ctypes.byref(st), timeout_s)
+        ll.reply_attr(req, ctypes.byref(st), self._timeout_of(node))
 
     def on_getattr(self, req: int, node_id: int, _fi: Any) -> None:
         """Return attributes."""

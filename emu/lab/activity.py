@@ -15,6 +15,7 @@ from typing import Any, Self
 from fsbackend.latency import percentile
 
 ACTIVITY = "activity.jsonl"
+_BUFFER_NBYTES = 4096
 _SHARES = (("p50_us", 0.5), ("p90_us", 0.9), ("p99_us", 0.99), ("max_us", 1.0))
 
 
@@ -82,13 +83,35 @@ class Activity:
         return {kind: spans[kind].figures(seconds) for kind in busy}
 
 
-def look(mountpoint: str) -> Activity:
-    """Ask a mount what it is doing; OSError if it is gone."""
-    fd = os.open(f"{mountpoint}/.bdi/activity", os.O_RDONLY | os.O_CLOEXEC)
+def read_control(path: str) -> bytes:
+    """Read a mount's control file in as few requests to its daemon as can be; OSError if it is gone.
+
+    The kernel takes hold of every page of the buffer before it asks: a small one is read in a third of the time.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return Activity.read(json.loads(os.read(fd, 1 << 20)), time.monotonic())
+        whole = part = os.read(fd, _BUFFER_NBYTES)
+        while len(part) == _BUFFER_NBYTES:
+            part = os.read(fd, _BUFFER_NBYTES)
+            whole += part
+        return whole
     finally:
         os.close(fd)
+
+
+def look(mountpoint: str) -> Activity:
+    """Ask a mount what it is doing; OSError if it is gone."""
+    return Activity.read(json.loads(read_control(_path(mountpoint))), time.monotonic())
+
+
+def look_as_line(mountpoint: str) -> bytes:
+    """Ask a mount what it is doing; return a line of activity.jsonl, made without reading the answer."""
+    told = read_control(_path(mountpoint))
+    return b'{"time_s": %.6f, %s\n' % (time.monotonic(), told.strip()[1:])
+
+
+def _path(mountpoint: str) -> str:
+    return f"{mountpoint}/.bdi/activity"
 
 
 def _comm(tid: int) -> str:
@@ -96,11 +119,6 @@ def _comm(tid: int) -> str:
         return Path(f"/proc/{tid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return "?"
-
-
-def as_line(activity: Activity) -> str:
-    """Return a look as a line of activity.jsonl."""
-    return json.dumps({"time_s": round(activity.time_s, 6), **activity.told}) + "\n"
 
 
 def read_activities(directory: Path) -> Iterator[Activity]:

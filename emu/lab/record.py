@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from emu.lab.activity import ACTIVITY, as_line, look
+from emu.lab.activity import ACTIVITY, look_as_line
 from emu.lab.errors import LabError, Terminated
 from emu.lab.observe import FIELDS, Observer, Sample, as_row
-from emu.lab.rundir import RunDirectory
+from emu.lab.rundir import RunDirectory, naming
 from emu.lab.tracefs import KernelTrace
 
 SAMPLES = "samples.csv"
@@ -59,8 +59,11 @@ def record(
                 series.take(last=ends)
                 if command and child is None:
                     # Only now: the first sample is what the command found.
+                    starts_s = time.thread_time()
                     child = _start(command)
                     waiter.watch(child)
+                    # A fork is no sampling.
+                    cpu_began_s += time.thread_time() - starts_s
                     continue
                 if ends:
                     break
@@ -96,26 +99,34 @@ class _Series:
 
     def __init__(self, observer: Observer, directory: Path, files: ExitStack) -> None:
         self._observer = observer
-        self._samples = files.enter_context((directory / SAMPLES).open("w", newline="", encoding="ascii"))
-        self._activity = files.enter_context((directory / ACTIVITY).open("w", encoding="ascii"))
-        self._writer = csv.writer(self._samples)
-        self._writer.writerow(FIELDS)
+        self._directory = directory
+        # Unbuffered: each line is one write, and there at once.
+        self._samples = files.enter_context((directory / SAMPLES).open("wb", buffering=0))
+        self._activity = files.enter_context((directory / ACTIVITY).open("wb", buffering=0))
+        self._samples.write(as_line(FIELDS))
         self._look_due_s = 0.0
         self.count = 0
 
     def take(self, *, last: bool) -> None:
         """Look, and write what was seen; _MountGoneError."""
+        activity = b""
         try:
             sample = self._observer.sample()
             if last or sample.time_s >= self._look_due_s:
                 self._look_due_s = sample.time_s + LOOK_EVERY_S
-                self._activity.write(as_line(look(self._observer.mountpoint)))
-                self._activity.flush()
+                activity = look_as_line(self._observer.mountpoint)
         except OSError as error:
             raise _MountGoneError(f"the mount went away: {error.strerror}") from None
-        self._writer.writerow(as_row(sample))
-        self._samples.flush()
+        with naming(self._directory):
+            self._samples.write(as_line(as_row(sample)))
+            if activity:
+                self._activity.write(activity)
         self.count += 1
+
+
+def as_line(values: Sequence[object]) -> bytes:
+    """Return numbers or names as a line of a CSV file; none needs quotes."""
+    return (",".join(map(str, values)) + "\r\n").encode("ascii")
 
 
 def _traced(kernel: KernelTrace | None, seconds: float) -> dict[str, object]:
