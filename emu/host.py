@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from emu import host_child
 from emu.errors import BusError, OutOfMemory, SegmentationFault
+from emu.host_calls import HostCalls
 from emu.host_child import PAGE_SIZE, receive_message, send_message
 from emu.host_state import HostMm, HostVma, read_maps, read_pagemap, read_smaps_rollup
 from emu.mapargs import apply_access, check_signs, length_within
-from emu.mapping import MS_SYNC, Mapping
+from emu.mapping import Mapping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 MAP_NONBLOCK = 0x10000
-MREMAP_MAYMOVE = 1
+_CHILD = "import sys; sys.path.append(sys.argv.pop(1)); from emu.host_child import main; main()"
 _EXIT_TIMEOUT_S = 10.0
 _SIGNALS = {signal.SIGSEGV: SegmentationFault, signal.SIGBUS: BusError, signal.SIGKILL: OutOfMemory}
 
@@ -55,7 +55,7 @@ class HostFile:
         return os.fstat(self.fd).st_size
 
 
-class HostProcess:
+class HostProcess(HostCalls):
     """One process on this kernel, with an address space of its own; leave its `with` block, or exit() it.
 
     Addresses and lengths are in bytes, page offsets in pages of the host. Negative numbers and those of more than 64
@@ -65,7 +65,8 @@ class HostProcess:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-I", "-S", host_child.__file__, str(theirs.fileno())]
+            root = Path(__file__).parent.parent
+            command = [sys.executable, "-I", "-S", "-c", _CHILD, str(root), str(theirs.fileno())]
             child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)  # noqa: S603 - own
         self._start(ours, child.pid, child)
 
@@ -74,6 +75,7 @@ class HostProcess:
         self.mm = HostMm(pid)
         self.files: weakref.WeakSet[HostFile] = weakref.WeakSet()
         self._sock = sock
+        self._limit = None
         self._end = weakref.finalize(self, _end, sock, child)
 
     @property
@@ -146,52 +148,6 @@ class HostProcess:
 
     def _mmap(self, vaddr: int, nbytes: int, prot: int, flags: int, fd: int, offset: int) -> int:
         return self._call("mmap", vaddr, nbytes, prot, flags, -1, offset, fds=() if fd < 0 else (fd,))
-
-    def munmap(self, vaddr: int, nbytes: int) -> None:
-        """munmap(2)."""
-        self._call("munmap", vaddr, nbytes)
-
-    def mremap(
-        self, old_vaddr: int, old_nbytes: int, new_nbytes: int, flags: int = MREMAP_MAYMOVE, new_vaddr: int = 0
-    ) -> int:
-        """mremap(2); returns where the mapping is now."""
-        return self._call("mremap", old_vaddr, old_nbytes, new_nbytes, flags, new_vaddr)
-
-    def mprotect(self, vaddr: int, nbytes: int, prot: int) -> None:
-        """mprotect(2)."""
-        self._call("mprotect", vaddr, nbytes, prot)
-
-    def mlock(self, vaddr: int, nbytes: int) -> None:
-        """mlock(2)."""
-        self._call("mlock", vaddr, nbytes)
-
-    def munlock(self, vaddr: int, nbytes: int) -> None:
-        """munlock(2)."""
-        self._call("munlock", vaddr, nbytes)
-
-    def mlockall(self, flags: int) -> None:
-        """mlockall(2): the child's own memory is locked, too."""
-        self._call("mlockall", flags)
-
-    def munlockall(self) -> None:
-        """munlockall(2)."""
-        self._call("munlockall")
-
-    def madvise(self, vaddr: int, nbytes: int, advice: int) -> None:
-        """madvise(2)."""
-        self._call("madvise", vaddr, nbytes, advice)
-
-    def mincore(self, vaddr: int, nbytes: int) -> bytes:
-        """mincore(2): a byte a page, whose lowest bit says that the page is in memory."""
-        return self._ask({"do": "mincore", "args": [vaddr, nbytes]})[1]
-
-    def msync(self, vaddr: int, nbytes: int, flags: int = MS_SYNC) -> None:
-        """msync(2)."""
-        self._call("msync", vaddr, nbytes, flags)
-
-    def remap_file_pages(self, vaddr: int, nbytes: int, prot: int, pgoff: int, flags: int = 0) -> None:
-        """remap_file_pages(2)."""
-        self._call("remap_file_pages", vaddr, nbytes, prot, pgoff, flags)
 
     def remap_file_pages_bulk(self, vaddrs: npt.ArrayLike, pgoffs: npt.ArrayLike) -> None:
         """Remap many single pages, one call each: the kernel has no call for many."""
@@ -300,14 +256,13 @@ class HostProcess:
         if not self._end.alive:
             raise OSError(errno.ESRCH, "the process has exited")
 
-    def _call(self, name: str, *args: int, fds: "Sequence[int]" = ()) -> int:
-        return int(self._ask({"do": "call", "name": name, "args": args}, fds=fds)[0]["value"])
-
     def _ask(
         self, head: dict[str, object], payload: bytes = b"", fds: "Sequence[int]" = ()
     ) -> tuple[dict[str, Any], bytes]:
         """Have a command done; raise what it met."""
         self._alive()
+        if self._limit is not None:
+            head["limit"] = self._limit
         try:
             send_message(self._sock, head, payload, fds)
             answer, data, _none = receive_message(self._sock)

@@ -1,7 +1,8 @@
 """The process behind a HostProcess: it makes system calls and accesses on command, one at a time.
 
-Run as a script with a socket's descriptor as its only argument. It imports the standard library alone, so that it
-starts fast and its address space stays small. Each message is two lengths, a JSON head and raw bytes.
+main() gets a socket's descriptor as the only argument. Of what is not the standard library this imports
+emu.host_confine alone, so that it starts fast and its address space stays small. Each message is two lengths, a JSON
+head and raw bytes.
 
 An access must not kill it, so it is tried first: write(2) of the bytes to a pipe loads them in the kernel through
 this process's own page table, with faults and protections as for its own load; read(2) stores likewise. Only when
@@ -10,6 +11,7 @@ survives is then done here by a real load or store.
 """
 
 import array
+import contextlib
 import ctypes
 import errno
 import json
@@ -21,6 +23,8 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
+
+from emu.host_confine import CAP_IPC_LOCK, brk, drop_capability, heap_of_its_own, limited
 
 Head = dict[str, object]
 
@@ -36,8 +40,8 @@ _SPARE_MAPPINGS = 64
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _WORD = ctypes.c_uint64
 _CALLS = {
-    "mmap": 6, "munmap": 2, "mprotect": 3, "mremap": 5, "msync": 3, "mlock": 2, "munlock": 2, "mlockall": 1,
-    "munlockall": 0, "madvise": 3, "remap_file_pages": 5,
+    "mmap": 6, "munmap": 2, "mprotect": 3, "mremap": 5, "msync": 3, "mlock": 2, "mlock2": 3, "munlock": 2,
+    "mlockall": 1, "munlockall": 0, "madvise": 3, "remap_file_pages": 5,
 }  # fmt: skip
 """System calls by how many arguments they have, all machine words."""
 for _name, _count in _CALLS.items():
@@ -92,16 +96,18 @@ class FaultError(Exception):
 class Child:
     """Serves one HostProcess until it says exit or its socket closes."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, start_brk: int = 0) -> None:
         self.sock = sock
         self.pipe = os.pipe()
         self.forked: list[int] = []
+        self.start_brk = start_brk
 
     def serve(self) -> None:
         """Answer commands."""
         handlers: dict[str, Callable[[Head, bytes, list[int]], tuple[Head, bytes]]] = {
             "call": self._call, "mincore": self._mincore, "load": self._load, "store": self._store,
             "run": self._run, "look": self._look, "fork": self._fork, "remap": self._remap, "faults": self._faults,
+            "brk": self._brk, "drop": self._drop,
         }  # fmt: skip
         while True:
             try:
@@ -111,7 +117,8 @@ class Child:
             if head["do"] == "exit":
                 return
             try:
-                answer, data = handlers[str(head["do"])](head, payload, fds)
+                with limited(*_ints(head["limit"])) if "limit" in head else contextlib.nullcontext():
+                    answer, data = handlers[str(head["do"])](head, payload, fds)
             except FaultError as fault:
                 answer, data = {"vaddr": fault.vaddr, "signal": fault.signal}, b""
             except OSError as error:
@@ -139,6 +146,17 @@ class Child:
         if _LIBC.mincore(vaddr, nbytes, vector):
             return {"errno": ctypes.get_errno()}, b""
         return {}, vector.raw[:nr_pages]
+
+    def _brk(self, head: Head, _payload: bytes, _fds: list[int]) -> tuple[Head, bytes]:
+        """Move the end of the heap, but not below what malloc has of it."""
+        if not self.start_brk:
+            self.start_brk = heap_of_its_own()
+        vaddr = _ints(head["args"])[0]
+        return {"value": brk(vaddr if vaddr >= self.start_brk else 0)}, b""
+
+    def _drop(self, _head: Head, _payload: bytes, _fds: list[int]) -> tuple[Head, bytes]:
+        drop_capability(CAP_IPC_LOCK)
+        return {}, b""
 
     # Many calls at once, timed here: a message for each would cost more than the call
 
@@ -188,20 +206,8 @@ class Child:
 
     def _probe(self, vaddr: int, nbytes: int, data: bytes | None) -> None:
         """Try a load (no data) or a store within one page; FaultError if it would end this process."""
-        readable, writable = self.pipe
-        if data is None:
-            done = _LIBC.write(writable, vaddr, nbytes)
-            if done > 0:
-                os.read(readable, done)
-        else:
-            os.write(writable, data)
-            done = _LIBC.read(readable, vaddr, nbytes)
-            if done < nbytes:
-                os.read(readable, nbytes - max(done, 0))
-        if done == nbytes:
+        if self._passes(vaddr, nbytes, data):
             return
-        if done < 0 and ctypes.get_errno() != errno.EFAULT:
-            raise OSError(ctypes.get_errno(), "the pipe of the probe failed")
         pid = os.fork()
         if not pid:
             _access(vaddr, nbytes, data)
@@ -211,6 +217,27 @@ class Child:
             ended = os.WTERMSIG(status)
             # A mapping that is not copied at fork is missing there; here it is mapped, and fails as such.
             raise FaultError(vaddr, signal.SIGBUS if _allows_but_not_forked(vaddr, store=data is not None) else ended)
+        if not self._passes(vaddr, nbytes, data):
+            # A mapping that is not copied at fork stands in the way of a stack that would grow, here but not there.
+            raise FaultError(vaddr, signal.SIGSEGV)
+
+    def _passes(self, vaddr: int, nbytes: int, data: bytes | None) -> bool:
+        """Have the kernel load the bytes (no data), or store them; tell whether it could."""
+        readable, writable = self.pipe
+        if data is None:
+            done = _LIBC.write(writable, vaddr, nbytes)
+            number = ctypes.get_errno()
+            if done > 0:
+                os.read(readable, done)
+        else:
+            os.write(writable, data)
+            done = _LIBC.read(readable, vaddr, nbytes)
+            number = ctypes.get_errno()
+            if done < nbytes:
+                os.read(readable, nbytes - max(done, 0))
+        if done < 0 and number != errno.EFAULT:
+            raise OSError(number, "the pipe of the probe failed")
+        return bool(done == nbytes)
 
     def _load(self, head: Head, _payload: bytes, _fds: list[int]) -> tuple[Head, bytes]:
         vaddr, nbytes = _ints(head["args"])
@@ -272,7 +299,7 @@ class Child:
         for fd in self.pipe:
             os.close(fd)
         # The only descriptor of its end of the socket: a copy would keep the socket open in its own children.
-        Child(socket.socket(fileno=fds[0])).serve()
+        Child(socket.socket(fileno=fds[0]), self.start_brk).serve()
         os._exit(0)
 
 
@@ -318,6 +345,3 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Child(socket.socket(fileno=int(sys.argv[1]))).serve()
 
-
-if __name__ == "__main__":
-    main()

@@ -194,6 +194,15 @@ class Process(Accesses):
         self._alive()
         self._write_locked(lambda: syscalls.do_mlock(self.kernel, self.mm, vaddr, nbytes, lock=True))
 
+    @traced(325)
+    def mlock2(self, vaddr: int, nbytes: int, flags: int) -> None:
+        """mlock2(2): with MLOCK_ONFAULT, pages are locked when they come in."""
+        self._alive()
+        onfault = syscalls.mlock2_onfault(flags)
+        self._write_locked(
+            lambda: syscalls.do_mlock(self.kernel, self.mm, vaddr, nbytes, lock=True, onfault=onfault)
+        )
+
     @traced(150)
     def munlock(self, vaddr: int, nbytes: int) -> None:
         """munlock(2)."""

@@ -50,6 +50,7 @@ _VM_NAMES = (
     (VmFlag.MAYSHARE, "ms"),
     (VmFlag.GROWSDOWN, "gd"),
     (VmFlag.LOCKED, "lo"),
+    (VmFlag.LOCKONFAULT, "lf"),
     (VmFlag.IO, "io"),
     (VmFlag.SEQ_READ, "sr"),
     (VmFlag.RAND_READ, "rr"),

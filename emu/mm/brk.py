@@ -36,6 +36,8 @@ def do_brk(k: Kernel, mm: Mm, vaddr: int) -> int:
     old_end, new_end = page_align(k, mm.brk), page_align(k, vaddr)
     try:
         if new_end < old_end:
+            if not mm.vmas.overlapping(new_end, old_end):
+                return mm.brk
             do_munmap(k, mm, new_end, old_end - new_end)
         elif new_end > old_end:
             _grow(k, mm, old_end, new_end)

@@ -12,7 +12,7 @@ from emu.mm.trace import name_mm
 from emu.mm.vma_ops import new_vma, remove_vma, vma_link
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import NoFrameError, PageTable
-from emu.mm_types.vma import VM_ACCOUNT, VM_DONTCOPY, VM_LOCKED, VM_NONLINEAR, VM_WIPEONFORK
+from emu.mm_types.vma import VM_ACCOUNT, VM_DONTCOPY, VM_LOCKED, VM_LOCKED_MASK, VM_NONLINEAR, VM_WIPEONFORK
 
 _NR_ASIDS = 4096
 """How many address spaces the hardware tells apart (the PCIDs of x86); an asid also names a live mm in 12 bits."""
@@ -60,7 +60,7 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
                 continue
             if vma.flags & VM_ACCOUNT:
                 vm_enough_memory(k, child, vma.nr_pages)
-            flags = vma.flags & ~VM_LOCKED
+            flags = vma.flags & ~VM_LOCKED_MASK
             anon_vma = None if flags & VM_WIPEONFORK else vma.anon_vma
             copy = new_vma(
                 k,

@@ -53,7 +53,9 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
         if not emulated:
             _check_range(k, vma, asked_end, pgoff + nr_pages - 1)
         if emulated or not vma.flags & VM_NONLINEAR:
-            if pgoff == vma.linear_pgoff(start) and start + nbytes <= vma.end:
+            # By VMAs, since v4.0, even what is there already is mapped anew: what madvise said of it is forgotten.
+            anew = emulated and k.rmap.remap_spans_vmas
+            if not anew and pgoff == vma.linear_pgoff(start) and start + nbytes <= vma.end:
                 return
             mm.mmap_sem.up_read()
             mm.mmap_sem.down_write()

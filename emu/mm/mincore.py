@@ -1,7 +1,7 @@
 """mincore, mlockall and munlockall: what is in memory, and keeping all of an mm there.
 
 Source: Linux v5.2 mm/mincore.c: sys_mincore(), mincore_pte_range(); file PTEs, v3.19 mincore_pte_range();
-v2.6.38 mm/mlock.c: sys_mlockall(), do_mlockall().
+v5.4 mm/mlock.c: sys_mlockall(), apply_mlockall_flags().
 """
 
 import contextlib
@@ -10,16 +10,16 @@ import errno
 from emu.errors import BusError, OutOfMemory
 from emu.hw.swapops import is_swap_pte, pte_to_swp_entry
 from emu.mm.kernel import Kernel
-from emu.mm.mmap import munlock_vma_pages, page_align
+from emu.mm.mmap import page_align
 from emu.mm.rlimit import can_do_mlock, require_mlockall
 from emu.mm.swap_state import lookup_swap_cache
-from emu.mm.syscalls import make_pages_present
-from emu.mm.vma_ops import merge_around
+from emu.mm.syscalls import lock_flags, make_pages_present, mlock_fixup
 from emu.mm_types.mm import Mm
-from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VmArea
+from emu.mm_types.vma import VM_LOCKED_MASK, VM_NONLINEAR, VmArea
 
 MCL_CURRENT = 1
 MCL_FUTURE = 2
+MCL_ONFAULT = 4
 
 
 def do_mincore(k: Kernel, mm: Mm, vaddr: int, nbytes: int) -> bytes:
@@ -62,17 +62,19 @@ def _in_core(k: Kernel, vma: VmArea, vaddr: int) -> bool:
 def do_mlockall(k: Kernel, mm: Mm, flags: int) -> None:
     """Lock what is mapped (MCL_CURRENT), what will be (MCL_FUTURE), or both.
 
-    Errors: EINVAL for no or other flags: MCL_ONFAULT is not known, as before Linux 4.4.
+    MCL_ONFAULT with them: pages are locked when they come in, none is brought in now. Errors: EINVAL for no or other
+    flags, or MCL_ONFAULT alone.
     """
-    if not flags or flags & ~(MCL_CURRENT | MCL_FUTURE):
+    if not flags & (MCL_CURRENT | MCL_FUTURE) or flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT):
         raise OSError(errno.EINVAL, f"mlockall flags {flags:#x}: give MCL_CURRENT, MCL_FUTURE or both")
+    onfault = bool(flags & MCL_ONFAULT)
     can_do_mlock(mm)
     if flags & MCL_CURRENT:
         require_mlockall(mm)
-    mm.def_flags = mm.def_flags & ~VM_LOCKED | (VM_LOCKED if flags & MCL_FUTURE else 0)
+    mm.def_flags = mm.def_flags & ~VM_LOCKED_MASK | lock_flags(lock=bool(flags & MCL_FUTURE), onfault=onfault)
     if not flags & MCL_CURRENT:
         return
-    _apply_to_all(k, mm, lock=True)
+    _apply_to_all(k, mm, lock_flags(lock=True, onfault=onfault))
     for vma in list(mm.vmas):
         # What cannot be populated stays locked all the same.
         with contextlib.suppress(BusError, OutOfMemory):
@@ -81,17 +83,14 @@ def do_mlockall(k: Kernel, mm: Mm, flags: int) -> None:
 
 def do_munlockall(k: Kernel, mm: Mm) -> None:
     """Unlock everything, now and in future."""
-    mm.def_flags &= ~VM_LOCKED
-    _apply_to_all(k, mm, lock=False)
+    mm.def_flags &= ~VM_LOCKED_MASK
+    _apply_to_all(k, mm, 0)
 
 
-def _apply_to_all(k: Kernel, mm: Mm, *, lock: bool) -> None:
+def _apply_to_all(k: Kernel, mm: Mm, locked: int) -> None:
     """Lock or unlock every VMA; those that change merge with their neighbours, others do not (mlock_fixup)."""
     for vma in list(mm.vmas):
         # What was merged away on the way is as it shall be already.
-        if bool(vma.flags & VM_LOCKED) != lock:
-            vma.flags ^= VM_LOCKED
-            mm.locked_vm += vma.nr_pages if lock else -vma.nr_pages
-            if not lock:
-                munlock_vma_pages(k, vma)
-            merge_around(k, mm, vma)
+        flags = vma.flags & ~VM_LOCKED_MASK | locked
+        if flags != vma.flags:
+            mlock_fixup(k, mm, vma, flags)

@@ -4,7 +4,8 @@ A nonlinear VMA keeps its page order: its PTEs, file PTEs included, move as they
 pages that a linear mapping of that length would show.
 
 Source: Linux v2.6.20 mm/mremap.c: do_mremap(), move_vma(), move_page_tables(); in which order arguments are refused,
-and how many mappings a move leaves, Linux v6.17 mm/mremap.c: check_mremap_params(), check_prep_vma(), prep_move_vma().
+and how many mappings a move leaves, Linux v6.17 mm/mremap.c: check_mremap_params(), check_prep_vma(), prep_move_vma();
+MREMAP_DONTUNMAP, dontunmap_complete().
 """
 
 import contextlib
@@ -13,19 +14,21 @@ import errno
 import numpy as np
 
 from emu.errors import BusError, OutOfMemory
+from emu.mm.anon_vma import anon_vma_unlink
 from emu.mm.kernel import Kernel
 from emu.mm.memory import flush_tlb_vaddrs, pte_flags
-from emu.mm.mmap import WORD, align_word, do_munmap, get_unmapped_area
+from emu.mm.mmap import MAP_FIXED, WORD, align_word, do_munmap, get_unmapped_area, munlock_vma_pages
 from emu.mm.overcommit import vm_enough_memory, vm_unacct_memory
 from emu.mm.rlimit import require_lockable, require_room
 from emu.mm.syscalls import make_pages_present
 from emu.mm.vma_ops import isolate, merge_around, new_vma, vma_link
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import NoFrameError, set_ptes
-from emu.mm_types.vma import VM_ACCOUNT, VM_LOCKED, VM_MAYSHARE, VM_NONLINEAR, VmArea
+from emu.mm_types.vma import VM_ACCOUNT, VM_LOCKED, VM_LOCKED_MASK, VM_MAYSHARE, VM_NONLINEAR, VmArea
 
 MREMAP_MAYMOVE = 1
 MREMAP_FIXED = 2
+MREMAP_DONTUNMAP = 4
 
 _MAPS_FOR_A_MOVE = 3
 
@@ -35,12 +38,19 @@ def do_mremap(
 ) -> int:
     """Change the length of a mapping, perhaps its place; return where it is now.
 
+    With MREMAP_DONTUNMAP the old range stays mapped, without its pages, and `new_vaddr` is a hint.
     Errors: EINVAL (flags, borders, overlap, no new length), EFAULT (the old range is not one mapping), ENOMEM (no room,
     or it would have to move and may not).
     """
-    fixed = bool(flags & MREMAP_FIXED)
     old_nbytes, new_nbytes = align_word(k, old_nbytes), align_word(k, new_nbytes)
     _check_arguments(k, mm, vaddr, old_nbytes, new_nbytes, flags, new_vaddr)
+    if flags & MREMAP_DONTUNMAP:
+        return _dontunmap(k, mm, vaddr, new_nbytes, flags, new_vaddr)
+    return _mremap(k, mm, vaddr, old_nbytes, new_nbytes, flags, new_vaddr)
+
+
+def _mremap(k: Kernel, mm: Mm, vaddr: int, old_nbytes: int, new_nbytes: int, flags: int, new_vaddr: int) -> int:
+    fixed = bool(flags & MREMAP_FIXED)
     vma = _find_vma(mm, vaddr, 0)
     if not old_nbytes and not vma.flags & VM_MAYSHARE:
         raise OSError(errno.EINVAL, "mremap of length 0 duplicates shared mappings only")
@@ -76,6 +86,36 @@ def do_mremap(
         raise
 
 
+def _dontunmap(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int, new_vaddr: int) -> int:
+    """Map elsewhere what a range maps, and move its pages there; the old range begins anew, unlocked."""
+    nr_pages = nbytes >> k.page_shift
+    _find_vma(mm, vaddr, 0)
+    if flags & MREMAP_FIXED:
+        do_munmap(k, mm, new_vaddr, nbytes)
+    vma = _find_vma(mm, vaddr, nbytes)
+    require_room(mm, vma.flags, nr_pages)
+    new_vaddr = get_unmapped_area(k, mm, new_vaddr, nbytes, MAP_FIXED if flags & MREMAP_FIXED else 0)
+    _require_maps(k, mm, 0)
+    charge = nr_pages if vma.flags & VM_ACCOUNT else 0
+    vm_enough_memory(k, mm, charge)
+    moved = _copy_vma(k, mm, vma, vaddr, new_vaddr, nbytes)
+    try:
+        _move_page_tables(k, vma, moved, vaddr, nbytes)
+    except NoFrameError:
+        do_munmap(k, mm, new_vaddr, nbytes)
+        raise OSError(errno.ENOMEM, "no frame for a page table") from None
+    moved = merge_around(k, mm, moved)
+    vma = _find_vma(mm, vaddr, nbytes)
+    # The whole mapping, however little of it was moved: so does Linux.
+    if vma.flags & VM_LOCKED:
+        mm.locked_vm -= vma.nr_pages
+        munlock_vma_pages(k, vma)
+    vma.flags &= ~VM_LOCKED_MASK
+    if vma is not moved and (vma.start, vma.end) == (vaddr, vaddr + nbytes):
+        anon_vma_unlink(k, vma)
+    return new_vaddr
+
+
 def _check_growth(mm: Mm, vma: VmArea, nr_pages: int) -> None:
     """Ask the limits whether a mapping may grow by `nr_pages`: EAGAIN for a locked one, ENOMEM (check_prep_vma)."""
     if nr_pages > 0:
@@ -87,13 +127,15 @@ def _check_arguments(
     k: Kernel, mm: Mm, vaddr: int, old_nbytes: int, new_nbytes: int, flags: int, new_vaddr: int
 ) -> None:
     """Refuse what no mapping could make right, before anything is unmapped (check_mremap_params)."""
-    fixed = bool(flags & MREMAP_FIXED)
-    if flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED) or (fixed and not flags & MREMAP_MAYMOVE):
-        raise OSError(errno.EINVAL, f"mremap flags {flags:#x}: MREMAP_FIXED needs MREMAP_MAYMOVE, others are unknown")
+    moves = bool(flags & (MREMAP_FIXED | MREMAP_DONTUNMAP))
+    if flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP) or (moves and not flags & MREMAP_MAYMOVE):
+        raise OSError(errno.EINVAL, f"mremap flags {flags:#x}: others than MREMAP_MAYMOVE need that, or are unknown")
     if vaddr & (k.page_size - 1) or not 0 < new_nbytes <= mm.task_size:
         raise OSError(errno.EINVAL, "mremap needs an address on a page border and a new length")
-    if not fixed:
+    if not moves:
         return
+    if flags & MREMAP_DONTUNMAP and old_nbytes != new_nbytes:
+        raise OSError(errno.EINVAL, "MREMAP_DONTUNMAP changes no length")
     if new_vaddr & (k.page_size - 1) or not 0 <= new_vaddr <= mm.task_size - new_nbytes:
         raise OSError(errno.EINVAL, f"mremap cannot move to {new_vaddr:#x}")
     if new_vaddr < (vaddr + old_nbytes) % WORD and vaddr < new_vaddr + new_nbytes:
@@ -141,6 +183,29 @@ def _move_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_v
     _require_maps(k, mm, 0)
     if old_nbytes:
         vma = isolate(k, mm, vma, vaddr, vaddr + old_nbytes)
+    moved = _copy_vma(k, mm, vma, vaddr, new_vaddr, new_nbytes)
+    promised_twice = old_nbytes >> k.page_shift if moved.flags & VM_ACCOUNT else 0
+    k.vm_committed_as += promised_twice
+    try:
+        _move_page_tables(k, vma, moved, vaddr, old_nbytes)
+    except NoFrameError:
+        # Unmapping takes back what was promised; the growth is for the caller to take back.
+        growth = moved.nr_pages - promised_twice if moved.flags & VM_ACCOUNT else 0
+        do_munmap(k, mm, new_vaddr, new_nbytes)
+        k.vm_committed_as += growth
+        raise OSError(errno.ENOMEM, "no frame for a page table") from None
+    locked = moved.flags & VM_LOCKED
+    if old_nbytes:
+        do_munmap(k, mm, vaddr, old_nbytes)
+    merge_around(k, mm, moved)
+    if locked:
+        with contextlib.suppress(BusError, OutOfMemory):
+            make_pages_present(k, mm, new_vaddr + old_nbytes, new_vaddr + new_nbytes)
+    return new_vaddr
+
+
+def _copy_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, new_vaddr: int, new_nbytes: int) -> VmArea:
+    """Link a VMA at `new_vaddr` that maps what the other one maps from `vaddr` on."""
     pgoff = vma.linear_pgoff(vaddr)
     if vma.mapping is None and vma.anon_vma is None:
         # No page says yet where it lies: at the new place it may merge with its neighbours (copy_vma).
@@ -157,37 +222,20 @@ def _move_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_v
         file_writable=vma.file_writable,
     )
     vma_link(mm, moved)
-    promised_twice = old_nbytes >> k.page_shift if moved.flags & VM_ACCOUNT else 0
-    k.vm_committed_as += promised_twice
     if moved.flags & VM_NONLINEAR:
         k.rmap.vma_converted(moved)
-    try:
-        _move_page_tables(k, vma, moved, old_nbytes)
-    except NoFrameError:
-        # Unmapping takes back what was promised; the growth is for the caller to take back.
-        growth = moved.nr_pages - promised_twice if moved.flags & VM_ACCOUNT else 0
-        do_munmap(k, mm, new_vaddr, new_nbytes)
-        k.vm_committed_as += growth
-        raise OSError(errno.ENOMEM, "no frame for a page table") from None
-    locked = moved.flags & VM_LOCKED
-    if old_nbytes:
-        do_munmap(k, mm, vaddr, old_nbytes)
-    merge_around(k, mm, moved)
-    if locked:
-        with contextlib.suppress(BusError, OutOfMemory):
-            make_pages_present(k, mm, new_vaddr, new_vaddr + new_nbytes)
-    return new_vaddr
+    return moved
 
 
-def _move_page_tables(k: Kernel, vma: VmArea, moved: VmArea, nbytes: int) -> None:
+def _move_page_tables(k: Kernel, vma: VmArea, moved: VmArea, start: int, nbytes: int) -> None:
     mm = vma.mm
     if not nbytes:
         return
-    distance = moved.start - vma.start
+    distance = moved.start - start
     # Tables first: reclaim on their behalf may change the very PTEs that are to be moved.
-    for vaddr in mm.pt.entries(vma.start, vma.start + nbytes)[0].tolist():
+    for vaddr in mm.pt.entries(start, start + nbytes)[0].tolist():
         mm.pt.leaf(vaddr + distance)
-    vaddrs, ptes = mm.pt.entries(vma.start, vma.start + nbytes)
+    vaddrs, ptes = mm.pt.entries(start, start + nbytes)
     if not len(vaddrs):
         return
     set_ptes(mm, vma, vaddrs, ptes, np.zeros_like(ptes))

@@ -62,7 +62,7 @@ def remap_with_vmas(k: Kernel, mm: Mm, vma: VmArea, start: int, nbytes: int, pgo
         inode.mapping.refcount -= 1
     k.rmap.cost.set_bytes(k.rmap.cost.nbytes + (mm.map_count - before) * VMA_NBYTES)
     k.vmstat.nr_remap += nbytes >> k.page_shift
-    if not flags & MAP_NONBLOCK:
+    if locked or not flags & MAP_NONBLOCK:
         # The mapping stands, whether it could be populated or not (mm_populate).
         with contextlib.suppress(BusError, OutOfMemory):
             make_pages_present(k, mm, start, end)

@@ -1,7 +1,7 @@
-"""mlock, munlock, msync: system calls over ranges of an mm.
+"""mlock, mlock2, munlock, msync: system calls over ranges of an mm.
 
-Source: Linux v2.6.20 mm/mlock.c: do_mlock(); mm/msync.c: sys_msync(), which synced whole files; that a range is enough,
-but in a nonlinear VMA, v3.16 mm/msync.c: sys_msync().
+Source: Linux v2.6.20 mm/mlock.c: do_mlock(); of locks on fault, v4.4 mm/mlock.c: sys_mlock2(); v2.6.20 mm/msync.c:
+sys_msync(), which synced whole files; that a range is enough, but in a nonlinear VMA, v3.16 mm/msync.c: sys_msync().
 """
 
 import errno
@@ -21,6 +21,8 @@ from emu.mm_types.mm import Mm
 from emu.mm_types.vma import (
     VM_EXEC,
     VM_LOCKED,
+    VM_LOCKED_MASK,
+    VM_LOCKONFAULT,
     VM_NONLINEAR,
     VM_READ,
     VM_SHARED,
@@ -28,6 +30,7 @@ from emu.mm_types.vma import (
     VmArea,
 )
 
+MLOCK_ONFAULT = 1
 MS_ASYNC, MS_INVALIDATE, MS_SYNC = 1, 2, 4
 
 _EVERYTHING = 1 << 62
@@ -59,9 +62,10 @@ def vmas_of(mm: Mm, start: int, end: int, holes: list[int]) -> Iterator[VmArea]:
         place = upto
 
 
-def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool) -> None:
+def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool, onfault: bool = False) -> None:
     """Lock or unlock the pages of a range, up to the first hole (ENOMEM); locking prefaults them (EAGAIN: no frame).
 
+    `onfault`: pages are locked when they come in, and none is prefaulted.
     EPERM, ENOMEM: RLIMIT_MEMLOCK of an unprivileged process.
     """
     if lock:
@@ -74,15 +78,9 @@ def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool) -> None:
     for found in vmas_of(mm, start, end, holes):
         if holes:
             break
-        flags = found.flags | VM_LOCKED if lock else found.flags & ~VM_LOCKED
-        if flags == found.flags:
-            continue
-        vma = isolate(k, mm, found, max(found.start, start), min(found.end, end))
-        vma.flags = flags
-        mm.locked_vm += vma.nr_pages if lock else -vma.nr_pages
-        if not lock:
-            munlock_vma_pages(k, vma)
-        merge_around(k, mm, vma)
+        flags = found.flags & ~VM_LOCKED_MASK | lock_flags(lock=lock, onfault=onfault)
+        if flags != found.flags:
+            mlock_fixup(k, mm, isolate(k, mm, found, max(found.start, start), min(found.end, end)), flags)
     if holes:
         # What lies before the hole is locked, but not brought in (v2.6.38 mm/mlock.c: sys_mlock()).
         raise OSError(errno.ENOMEM, f"nothing is mapped at {holes[0]:#x}")
@@ -93,10 +91,32 @@ def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool) -> None:
             raise OSError(errno.EAGAIN if isinstance(error, OutOfMemory) else errno.ENOMEM, str(error)) from None
 
 
+def mlock2_onfault(flags: int) -> bool:
+    """Tell what flags of mlock2 ask for. EINVAL for others than MLOCK_ONFAULT."""
+    if flags & ~MLOCK_ONFAULT:
+        raise OSError(errno.EINVAL, f"mlock2 flags {flags:#x}: give MLOCK_ONFAULT or none")
+    return bool(flags)
+
+
+def lock_flags(*, lock: bool, onfault: bool) -> int:
+    """Return what VM_LOCKED and VM_LOCKONFAULT become."""
+    return (VM_LOCKED_MASK if onfault else VM_LOCKED) if lock else 0
+
+
+def mlock_fixup(k: Kernel, mm: Mm, vma: VmArea, flags: int) -> None:
+    """Give a VMA flags that lock it, or do not; it merges with neighbours that have them, too."""
+    mm.locked_vm += vma.nr_pages * (bool(flags & VM_LOCKED) - bool(vma.flags & VM_LOCKED))
+    vma.flags = flags
+    if not flags & VM_LOCKED:
+        munlock_vma_pages(k, vma)
+    merge_around(k, mm, vma)
+
+
 def make_pages_present(k: Kernel, mm: Mm, start: int, end: int, *, strict: bool = False) -> None:
     """Fault a range in for reading (private writable memory for writing), and mark locked pages.
 
-    Memory without any access is passed over, or, if `strict`, an OSError: ENOMEM, as mlock says.
+    What is locked on fault is not faulted in, whoever asks. Memory without any access is passed over, or, if `strict`,
+    an OSError: ENOMEM, as mlock says.
     """
     place = start
     while place < end:
@@ -104,15 +124,17 @@ def make_pages_present(k: Kernel, mm: Mm, start: int, end: int, *, strict: bool 
         if vma is None or vma.start > place:
             return
         upto = min(vma.end, end)
+        onfault = bool(vma.flags & VM_LOCKONFAULT)
         accessible = vma.flags & (VM_READ | VM_WRITE | VM_EXEC)
-        if strict and not accessible:
+        if strict and not accessible and not onfault:
             raise OSError(errno.ENOMEM, f"the memory at {place:#x} allows no access")
         write = vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE
-        while place < upto and accessible:
+        while place < upto and (accessible or onfault):
             pte = mm.pt.get(place)
-            if not k.fmt.pte_present(pte) or (write and not k.fmt.pte_write(pte)):
+            present = k.fmt.pte_present(pte)
+            if not onfault and (not present or (write and not k.fmt.pte_write(pte))):
                 handle_mm_fault(k, mm, vma, place, write=write)
-            elif vma.flags & VM_LOCKED:
+            elif present and vma.flags & VM_LOCKED:
                 mlock_vma_page(k, k.fmt.pte_pfn(pte))
             place += k.page_size
         place = upto

@@ -42,6 +42,7 @@ class VmFlag(IntFlag):
     ACCOUNT = 0x100000
     NONLINEAR = 0x800000
     # As numbered by later releases (v6.12).
+    LOCKONFAULT = 0x80000
     NORESERVE = 0x200000
     WIPEONFORK = 0x2000000
     DONTDUMP = 0x4000000
@@ -59,6 +60,8 @@ VM_MAYWRITE: Final = int(VmFlag.MAYWRITE)
 VM_MAYEXEC: Final = int(VmFlag.MAYEXEC)
 VM_MAYSHARE: Final = int(VmFlag.MAYSHARE)
 VM_LOCKED: Final = int(VmFlag.LOCKED)
+VM_LOCKONFAULT: Final = int(VmFlag.LOCKONFAULT)
+VM_LOCKED_MASK: Final = VM_LOCKED | VM_LOCKONFAULT
 VM_SEQ_READ: Final = int(VmFlag.SEQ_READ)
 VM_RAND_READ: Final = int(VmFlag.RAND_READ)
 VM_DONTCOPY: Final = int(VmFlag.DONTCOPY)

@@ -48,7 +48,7 @@ real_remap, real_mincore, real_max_pgoff = fremap.remap_file_pages, mincore.do_m
 BREAKS: dict[str, Break] = {
     "mmap merges nothing": replaced(mmap, "merge_around", as_it_is),
     "mprotect merges nothing": replaced(mprotect, "merge_around", as_it_is),
-    "munlockall merges nothing": replaced(mincore, "merge_around", as_it_is),
+    "munlockall merges nothing": replaced(syscalls, "merge_around", as_it_is),
     "DONTNEED keeps the pages": replaced(madvise, "zap_page_range", nothing),
     "fork leaves private pages writable": replaced(memory, "VM_MAYWRITE", 1 << 40),
     "WIPEONFORK is forgotten": replaced(fork, "VM_WIPEONFORK", 0),

@@ -1,0 +1,186 @@
+"""What random calls once found to differ, or might find too seldom: the emulated kernel and the host's do the same."""
+
+import errno
+import mmap
+import resource
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from emu.errors import SegmentationFault
+from emu.host import HostProcess
+from emu.host_state import read_flags
+from emu.machine import Machine
+from emu.mm_types.vma import VM_LOCKED, VM_LOCKONFAULT
+from emu.process import Process
+
+PAGE = 4096
+BASE = 1 << 37
+RW = mmap.PROT_READ | mmap.PROT_WRITE
+ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10
+SHARED = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x10
+GROWSDOWN = 0x100
+ONFAULT = 1
+DONTUNMAP = 4
+DONTFORK, DONTNEED_LOCKED = 10, 24
+
+Either = Process | HostProcess
+
+
+@pytest.fixture(params=["host", "emulated"])
+def process(request: pytest.FixtureRequest) -> Iterator[Either]:
+    if request.param == "host":
+        with HostProcess() as host:
+            yield host
+    else:
+        with Machine(ram=256 * PAGE, rmap="linear_vmas") as machine:
+            yield machine.spawn(privileged=False)
+
+
+def borders(process: Either) -> list[tuple[int, int]]:
+    vmas = [vma for vma in process.vmas if BASE <= vma.start < BASE + 64 * PAGE]
+    return [((vma.start - BASE) // PAGE, (vma.end - BASE) // PAGE) for vma in vmas]
+
+
+def locks(process: Either) -> list[str]:
+    """Return of each mapping whether it is locked ("lo"), on fault ("lf")."""
+    if isinstance(process, HostProcess):
+        found = [names & {"lo", "lf"} for _start, _end, names in read_flags(process.pid, BASE, BASE + 64 * PAGE)]
+    else:
+        names = {VM_LOCKED: "lo", VM_LOCKONFAULT: "lf"}
+        found = [{name for flag, name in names.items() if vma.flags & flag} for vma in process.vmas]
+    return [" ".join(sorted(one)) for one in found]
+
+
+def fails(number: int, call: Callable[[], object]) -> None:
+    with pytest.raises(OSError, match=r".") as caught:
+        call()
+    assert caught.value.errno == number
+
+
+def test_a_move_of_locked_memory_brings_in_only_what_it_gains(process: Either) -> None:
+    process.sys_mmap(BASE, 2 * PAGE, RW, ANON, -1, 0)
+    process.mlock(BASE, 2 * PAGE)
+    process.madvise(BASE, 2 * PAGE, DONTNEED_LOCKED)
+    process.mremap(BASE, 2 * PAGE, 2 * PAGE, 3, BASE + 8 * PAGE)
+    assert process.mincore(BASE + 8 * PAGE, 2 * PAGE) == b"\0\0"
+    process.mremap(BASE + 8 * PAGE, 2 * PAGE, 3 * PAGE, 3, BASE + 16 * PAGE)
+    assert process.mincore(BASE + 16 * PAGE, 3 * PAGE) == b"\0\0\1"
+
+
+def test_a_remap_to_the_same_page_forgets_what_madvise_said(process: Either) -> None:
+    process.sys_mmap(BASE, 3 * PAGE, RW, SHARED, -1, 0)
+    process.remap_file_pages(BASE + PAGE, PAGE, 0, 1)
+    assert borders(process) == [(0, 3)]
+    process.madvise(BASE, 3 * PAGE, mmap.MADV_RANDOM)
+    process.remap_file_pages(BASE + PAGE, PAGE, 0, 1)
+    assert borders(process) == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_a_stack_does_not_grow_up_to_memory_that_forks_do_not_copy(process: Either) -> None:
+    process.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
+    process.madvise(BASE, PAGE, DONTFORK)
+    process.sys_mmap(BASE + 8 * PAGE, PAGE, RW, ANON | GROWSDOWN, -1, 0)
+    for _ in range(2):
+        with pytest.raises(SegmentationFault):
+            process.store(BASE + 4 * PAGE, b"x")
+    process.munmap(BASE, PAGE)
+    process.store(BASE + 4 * PAGE, b"x")
+
+
+def test_locks_on_fault(process: Either) -> None:
+    process.sys_mmap(BASE, 4 * PAGE, RW, ANON, -1, 0)
+    process.store(BASE, b"x")
+    process.mlock2(BASE, 2 * PAGE, ONFAULT)
+    assert process.mincore(BASE, 4 * PAGE) == b"\1\0\0\0"
+    assert (borders(process), locks(process)) == ([(0, 2), (2, 4)], ["lf lo", ""])
+    process.mlock2(BASE, 4 * PAGE, 0)
+    assert (process.mincore(BASE, 4 * PAGE), locks(process)) == (b"\1\1\1\1", ["lo"])
+    process.mlock2(BASE + PAGE, PAGE, ONFAULT)
+    assert locks(process) == ["lo", "lf lo", "lo"]
+    process.munlock(BASE, 4 * PAGE)
+    assert locks(process) == [""]
+    fails(errno.EINVAL, lambda: process.mlock2(BASE, PAGE, 2))
+    # Memory without any access: a plain lock cannot bring it in, and says so.
+    process.sys_mmap(BASE + 8 * PAGE, PAGE, 0, ANON, -1, 0)
+    process.mlock2(BASE + 8 * PAGE, PAGE, ONFAULT)
+    fails(errno.ENOMEM, lambda: process.mlock2(BASE + 8 * PAGE, PAGE, 0))
+
+
+def test_mlockall_on_fault(process: Either) -> None:
+    fails(errno.EINVAL, lambda: process.mlockall(4))
+    process.mlockall(2 | 4)
+    process.sys_mmap(BASE, 2 * PAGE, RW, ANON | 0x8000, -1, 0)
+    assert (process.mincore(BASE, 2 * PAGE), locks(process)) == (b"\0\0", ["lf lo"])
+    process.mlockall(2)
+    process.sys_mmap(BASE + 8 * PAGE, PAGE, RW, ANON, -1, 0)
+    assert (process.mincore(BASE + 8 * PAGE, PAGE), locks(process)) == (b"\1", ["lf lo", "lo"])
+    process.munlockall()
+    assert locks(process) == ["", ""]
+
+
+def test_dontunmap_moves_the_pages_and_leaves_the_mapping(process: Either) -> None:
+    process.sys_mmap(BASE, 4 * PAGE, RW, ANON, -1, 0)
+    process.mlock(BASE, 4 * PAGE)
+    process.store(BASE + PAGE, b"here")
+    assert process.mremap(BASE + PAGE, PAGE, PAGE, 1 | 2 | DONTUNMAP, BASE + 8 * PAGE) == BASE + 8 * PAGE
+    assert (process.load(BASE + 8 * PAGE, 4), process.mincore(BASE, 4 * PAGE)) == (b"here", b"\1\0\1\1")
+    assert (borders(process), locks(process)) == ([(0, 4), (8, 9)], ["", "lo"])
+    # A free place that is asked for is taken.
+    assert process.mremap(BASE, PAGE, PAGE, 1 | DONTUNMAP, BASE + 16 * PAGE) == BASE + 16 * PAGE
+    assert process.load(BASE + PAGE, 4) == bytes(4)
+    fails(errno.EINVAL, lambda: process.mremap(BASE, PAGE, PAGE, DONTUNMAP, BASE + 16 * PAGE))
+    fails(errno.EINVAL, lambda: process.mremap(BASE, PAGE, 2 * PAGE, 1 | DONTUNMAP, BASE + 24 * PAGE))
+    fails(errno.EFAULT, lambda: process.mremap(BASE, 8 * PAGE, 8 * PAGE, 1 | DONTUNMAP, BASE + 24 * PAGE))
+
+
+def test_dontunmap_of_a_whole_mapping_leaves_one_that_was_never_written(process: Either) -> None:
+    process.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
+    process.store(BASE, b"x")
+    process.mremap(BASE, PAGE, PAGE, 1 | 2 | DONTUNMAP, BASE + 8 * PAGE)
+    # It merges with what has pages of another family.
+    process.sys_mmap(BASE + PAGE, PAGE, RW, ANON, -1, 0)
+    process.store(BASE + PAGE, b"x")
+    assert borders(process) == [(0, 2), (8, 9)]
+
+
+def test_the_heap(process: Either) -> None:
+    start = process.brk()
+    assert process.brk(start + 2 * PAGE + 5) == start + 2 * PAGE + 5
+    process.store(start + 3 * PAGE - 4, b"heap")
+    with pytest.raises(SegmentationFault):
+        process.store(start + 3 * PAGE, b"x")
+    assert process.brk(start - PAGE) == start + 2 * PAGE + 5
+    assert process.brk(1 << 62) == start + 2 * PAGE + 5
+    child = process.fork()
+    assert child.brk(start + PAGE) == start + PAGE
+    child.exit()
+    assert process.load(start + 3 * PAGE - 4, 4) == b"heap"
+    # Nothing is left to shrink.
+    process.munmap(start, 3 * PAGE)
+    assert process.brk(start) == start + 2 * PAGE + 5
+    assert process.brk(start + 4 * PAGE) == start + 4 * PAGE
+    assert process.mincore(start + 3 * PAGE, PAGE) == b"\0"
+    fails(errno.ENOMEM, lambda: process.mincore(start + 2 * PAGE, PAGE))
+
+
+def test_limits_of_the_host() -> None:
+    """That they hold around one command only, and count what the command adds."""
+    with HostProcess() as host:
+        for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+            host.munmap(BASE, 64 * PAGE)
+            with host.within_limit(which, 2 * PAGE):
+                host.sys_mmap(BASE, 2 * PAGE, RW, ANON, -1, 0)
+                fails(errno.ENOMEM, lambda: host.sys_mmap(BASE + 8 * PAGE, 3 * PAGE, RW, ANON, -1, 0))
+            host.sys_mmap(BASE + 8 * PAGE, 3 * PAGE, RW, ANON, -1, 0)
+        host.drop_lock_privilege()
+        with host.within_limit(resource.RLIMIT_MEMLOCK, 2 * PAGE):
+            fails(errno.ENOMEM, lambda: host.mlock(BASE + 8 * PAGE, 3 * PAGE))
+            host.mlock(BASE + 8 * PAGE, 2 * PAGE)
+        host.munmap(BASE, 64 * PAGE)
+        host.sys_mmap(BASE + 16 * PAGE, PAGE, RW, ANON | GROWSDOWN, -1, 0)
+        with host.within_limit(resource.RLIMIT_STACK, 3 * PAGE), pytest.raises(SegmentationFault):
+            host.store(BASE + 13 * PAGE, b"x")
+        host.store(BASE + 13 * PAGE, b"x")
+        with pytest.raises(ValueError, match="none of"), host.within_limit(resource.RLIMIT_CPU, 1):
+            pass
