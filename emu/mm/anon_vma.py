@@ -28,10 +28,10 @@ def anon_vma_prepare(k: Kernel, vma: VmArea) -> AnonVma:
 
 def _find_mergeable_anon_vma(vma: VmArea) -> AnonVma | None:
     """Look at the neighbours: an mprotect may yet make them and this one alike."""
-    above = vma.mm.vmas.find(vma.end)
+    above = vma.vm_next
     if above is not None and above.anon_vma is not None and _continues(vma, above):
         return above.anon_vma
-    below = vma.mm.vmas.prev(vma.start)
+    below = vma.vm_prev
     if below is not None and below.anon_vma is not None and _continues(below, vma):
         return below.anon_vma
     return None

@@ -148,6 +148,8 @@ class Kernel:
         self.dirtied_since_check = 0
         self.vm_committed_as = 0
         self.poll_interval = 1
+        # (access and sharing flags, write-notify) -> page_prot, page_prot_write: what vma_prot worked out so far.
+        self.protection_map: dict[tuple[int, bool], tuple[int, int]] = {}
         self.next_ident = 1
         # Wired up by boot(): rooms above this one.
         self.rmap: RmapStrategy

@@ -25,6 +25,7 @@ from emu.mm_types.vma import (
     VM_MAYREAD,
     VM_MAYSHARE,
     VM_MAYWRITE,
+    VM_NOHUGEPAGE,
     VM_NORESERVE,
     VM_READ,
     VM_SHARED,
@@ -43,6 +44,7 @@ MAP_LOCKED = 0x2000
 MAP_NORESERVE = 0x4000
 MAP_POPULATE = 0x8000
 MAP_NONBLOCK = 0x10000
+MAP_STACK = 0x20000
 MAP_FIXED_NOREPLACE = 0x100000
 MAP_SHARED_VALIDATE = 3
 _MAP_TYPE = 0xF
@@ -124,6 +126,9 @@ def _vm_flags(k: Kernel, mm: Mm, prot: int, flags: int) -> int:
         vm_flags |= VM_LOCKED
     if flags & MAP_GROWSDOWN:
         vm_flags |= VM_GROWSDOWN
+    if flags & MAP_STACK:
+        # As since v6.7.
+        vm_flags |= VM_NOHUGEPAGE
     if flags & MAP_NORESERVE and k.options.overcommit_memory != OVERCOMMIT_NEVER:
         vm_flags |= VM_NORESERVE
     return vm_flags
@@ -143,12 +148,17 @@ def _mmap_region(
     """Promise the memory, unmap what lies there, and link the new VMA; return where (mmap_region)."""
     nr_pages = nbytes >> k.page_shift
     nr_replaced, nr_accounted = _count_replaced(k, mm, vaddr, vaddr + nbytes)
-    require_room(mm, vm_flags, nr_pages - nr_replaced)
     charged = 0
-    if accountable_mapping(vm_flags):
-        vm_flags |= VM_ACCOUNT
-        charged = nr_pages - nr_accounted
-        vm_enough_memory(k, mm, charged)
+    try:
+        require_room(mm, vm_flags, nr_pages - nr_replaced)
+        if accountable_mapping(vm_flags):
+            vm_flags |= VM_ACCOUNT
+            charged = nr_pages - nr_accounted
+            vm_enough_memory(k, mm, charged)
+    except OSError:
+        # What was to be replaced has been cut off already, and stays so (v6.12 mm/vma.c: vms_gather_munmap_vmas()).
+        _cut_off(k, mm, vaddr, vaddr + nbytes)
+        raise
     try:
         if nr_replaced:
             do_munmap(k, mm, vaddr, nbytes)
@@ -170,6 +180,14 @@ def _mmap_region(
     vma_link(mm, vma)
     merge_around(k, mm, vma)
     return vaddr
+
+
+def _cut_off(k: Kernel, mm: Mm, start: int, end: int) -> None:
+    """Split the VMAs at both ends of a range."""
+    for border in (start, end):
+        vma = mm.vmas.find(border)
+        if vma is not None and vma.start < border:
+            cut_vma(k, mm, vma, border)
 
 
 def _count_replaced(k: Kernel, mm: Mm, start: int, end: int) -> tuple[int, int]:
@@ -272,11 +290,13 @@ def munlock_vma_pages(k: Kernel, vma: VmArea) -> None:
 
 def _free_pgtables(k: Kernel, mm: Mm, start: int, end: int) -> None:
     """Free the page tables that no VMA can use any more, between the neighbours of an unmapped range."""
+    span = 1 << mm.pt.leaf_shift
     below = mm.vmas.prev(start)
-    above = mm.vmas.find(end)
+    above = mm.vmas.find(end) if below is None else below.vm_next
     floor = 0 if below is None else below.end
     ceiling = mm.task_size if above is None else above.start
-    span = 1 << mm.pt.leaf_shift
     low, high = start & -span, (end + span - 1) & -span
-    if mm.pt.free_range(low if low >= floor else low + span, high if high <= ceiling else high - span):
+    low = low if low >= floor else low + span
+    high = high if high <= ceiling else high - span
+    if low < high and mm.pt.free_range(low, high):
         k.flush_tlb_mm(mm)

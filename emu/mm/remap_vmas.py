@@ -34,7 +34,7 @@ def remap_with_vmas(k: Kernel, mm: Mm, vma: VmArea, start: int, nbytes: int, pgo
     end = start + nbytes
     last = vma
     while last.end < end:
-        following = mm.vmas.find(last.end)
+        following = last.vm_next
         if (
             not k.rmap.remap_spans_vmas
             or following is None

@@ -17,7 +17,7 @@ def expand_stack(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> bool:
     vaddr &= -k.page_size
     if not vma.flags & VM_GROWSDOWN or vaddr < MMAP_MIN_ADDR:
         return False
-    below = mm.vmas.prev(vma.start)
+    below = vma.vm_prev
     # Memory without any access is as good a guard as a gap.
     guarded = below is None or below.flags & VM_GROWSDOWN or not below.flags & (VM_READ | VM_WRITE | VM_EXEC)
     if not guarded and below is not None and vaddr - below.end < STACK_GUARD_GAP << k.page_shift:

@@ -2,7 +2,8 @@
 
 Whatever changes a VMA's borders takes it off i_mmap first and puts it back after.
 
-Source: Linux v2.6.20 mm/mmap.c: vma_link(), split_vma(), vma_merge(), remove_vma(); v2.6.36 mm/mmap.c: __split_vma().
+Source: Linux v2.6.20 mm/mmap.c: vma_link(), split_vma(), vma_adjust(), vma_merge(), remove_vma(); v2.6.36 mm/mmap.c:
+__split_vma().
 VMAs of one file merge if the descriptors that they were made with may both write, or neither may; Linux asks for the
 same struct file.
 """
@@ -44,27 +45,33 @@ def new_vma(
 def i_mmap_insert(vma: VmArea) -> None:
     """File a VMA under its file: by pgoff, or with the nonlinear ones."""
     mapping = vma.mapping
-    if mapping is None:
-        return
-    mapping.i_mmap_lock.down_write()
-    if vma.flags & VM_NONLINEAR:
-        mapping.i_mmap_nonlinear[vma] = None
-    else:
-        mapping.i_mmap.insert(vma)
-    mapping.i_mmap_lock.up_write()
+    if mapping is not None:
+        mapping.i_mmap_lock.down_write()
+        _vma_link_file(vma, mapping)
+        mapping.i_mmap_lock.up_write()
 
 
 def i_mmap_remove(vma: VmArea) -> None:
     """Take a VMA from its file's lists."""
     mapping = vma.mapping
-    if mapping is None:
-        return
-    mapping.i_mmap_lock.down_write()
+    if mapping is not None:
+        mapping.i_mmap_lock.down_write()
+        _remove_shared_vm_struct(vma, mapping)
+        mapping.i_mmap_lock.up_write()
+
+
+def _vma_link_file(vma: VmArea, mapping: AddressSpace) -> None:
+    if vma.flags & VM_NONLINEAR:
+        mapping.i_mmap_nonlinear[vma] = None
+    else:
+        mapping.i_mmap.insert(vma)
+
+
+def _remove_shared_vm_struct(vma: VmArea, mapping: AddressSpace) -> None:
     if vma.flags & VM_NONLINEAR:
         del mapping.i_mmap_nonlinear[vma]
     else:
         mapping.i_mmap.remove(vma)
-    mapping.i_mmap_lock.up_write()
 
 
 def vma_link(mm: Mm, vma: VmArea) -> None:
@@ -106,19 +113,43 @@ def split_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> VmArea:
 
 def cut_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> VmArea:
     """Do split_vma without asking how many there are (__split_vma), as munmap may."""
-    i_mmap_remove(vma)
-    anon_vma_take(vma)
-    pgoff = vma.linear_pgoff(vaddr)
-    writable = vma.file_writable
-    upper = new_vma(k, mm, vaddr, vma.end, vma.flags, pgoff, vma.mapping, vma.anon_vma, file_writable=writable)
-    mm.vmas.resize(vma, vma.start, vaddr)
-    mm.vmas.insert(upper)
-    for part in (vma, upper):
-        i_mmap_insert(part)
-        anon_vma_link(part)
+    upper = VmArea(mm, vaddr, vma.end, vma.flags, vma.linear_pgoff(vaddr), vma.mapping)
+    upper.anon_vma, upper.file_writable = vma.anon_vma, vma.file_writable
+    upper.page_prot, upper.page_prot_write = vma.page_prot, vma.page_prot_write
+    upper.wants_writenotify = vma.wants_writenotify
+    upper.pte_changed, upper.ptes_changed = vma.pte_changed, vma.ptes_changed
+    _vma_adjust(mm, vma, vaddr, insert=upper)
     if vma.flags & VM_NONLINEAR:
         k.rmap.vma_split(vma, upper)
     return upper
+
+
+def _vma_adjust(mm: Mm, vma: VmArea, end: int, *, insert: VmArea | None = None, remove: VmArea | None = None) -> None:
+    """Move the end of a VMA, linking the one that is `insert`ed behind it or unlinking the one that it swallows.
+
+    The file's lists change under one hold of its lock (vma_adjust).
+    """
+    mapping = vma.mapping
+    if mapping is not None:
+        mapping.i_mmap_lock.down_write()
+        _remove_shared_vm_struct(vma, mapping)
+        if remove is not None:
+            _remove_shared_vm_struct(remove, mapping)
+    anon_vma_take(vma)
+    if remove is not None:
+        anon_vma_take(remove)
+        mm.vmas.remove(remove)
+        vma.anon_vma = vma.anon_vma or remove.anon_vma
+    mm.vmas.resize(vma, vma.start, end)
+    anon_vma_link(vma)
+    if insert is not None:
+        mm.vmas.insert(insert)
+        anon_vma_link(insert)
+    if mapping is not None:
+        _vma_link_file(vma, mapping)
+        if insert is not None:
+            _vma_link_file(insert, mapping)
+        mapping.i_mmap_lock.up_write()
 
 
 def isolate(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int) -> VmArea:
@@ -138,24 +169,17 @@ def _can_merge(lower: VmArea, upper: VmArea) -> bool:
 
 def merge_around(k: Kernel, mm: Mm, vma: VmArea) -> VmArea:
     """Merge a VMA with its neighbours where they continue each other; return what holds it now (vma_merge)."""
-    below = mm.vmas.prev(vma.start)
+    below = vma.vm_prev
     if below is not None and _can_merge(below, vma):
-        vma = _merge(k, mm, below, vma)
-    above = mm.vmas.find(vma.end)
+        _merge(k, mm, below, vma)
+        vma = below
+    above = vma.vm_next
     if above is not None and _can_merge(vma, above):
-        vma = _merge(k, mm, vma, above)
+        _merge(k, mm, vma, above)
     return vma
 
 
-def _merge(k: Kernel, mm: Mm, lower: VmArea, upper: VmArea) -> VmArea:
-    for part in (lower, upper):
-        i_mmap_remove(part)
-        anon_vma_take(part)
-    mm.vmas.remove(upper)
-    mm.vmas.resize(lower, lower.start, upper.end)
-    lower.anon_vma = lower.anon_vma or upper.anon_vma
-    i_mmap_insert(lower)
-    anon_vma_link(lower)
+def _merge(k: Kernel, mm: Mm, lower: VmArea, upper: VmArea) -> None:
+    _vma_adjust(mm, lower, upper.end, remove=upper)
     if lower.flags & VM_NONLINEAR:
         k.rmap.vma_merged(lower, upper)
-    return lower

@@ -1,6 +1,6 @@
 """What PTEs of a VMA look like: protection bits, write-notify, and the reverse map's hooks.
 
-Source: Linux v2.6.23 mm/mmap.c: vma_wants_writenotify(), do_mmap_pgoff(); include/linux/mm.h.
+Source: Linux v2.6.23 mm/mmap.c: vma_wants_writenotify(), protection_map[]; include/linux/mm.h.
 """
 
 from emu.mm.kernel import Kernel
@@ -14,22 +14,32 @@ def vma_wants_writenotify(vma: VmArea) -> bool:
 
 
 def vma_set_page_prot(k: Kernel, vma: VmArea) -> None:
-    """Work out page_prot and page_prot_write from the flags; once for each change of them."""
-    fmt = k.fmt
+    """Set page_prot and page_prot_write as the flags say; once for each change of them."""
     vma.wants_writenotify = vma_wants_writenotify(vma)
-    execute = bool(vma.flags & VM_EXEC)
-    accessible = bool(vma.flags & (VM_READ | VM_WRITE | VM_EXEC))
-    shared_writable = vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE | VM_SHARED
-    vma.page_prot = fmt.mk_pte(
+    key = vma.flags & (VM_READ | VM_WRITE | VM_EXEC | VM_SHARED), vma.wants_writenotify
+    prots = k.protection_map.get(key)
+    if prots is None:
+        prots = k.protection_map[key] = _page_prots(k, key[0], wants_writenotify=key[1])
+    vma.page_prot, vma.page_prot_write = prots
+
+
+def _page_prots(k: Kernel, vm_flags: int, *, wants_writenotify: bool) -> tuple[int, int]:
+    """Return page_prot and page_prot_write for VMAs of these flags."""
+    fmt = k.fmt
+    execute = bool(vm_flags & VM_EXEC)
+    accessible = bool(vm_flags & (VM_READ | VM_WRITE | VM_EXEC))
+    shared_writable = vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE | VM_SHARED
+    page_prot = fmt.mk_pte(
         0,
-        write=shared_writable and not vma.wants_writenotify,
+        write=shared_writable and not wants_writenotify,
         execute=execute,
         accessed=True,
         protnone=not accessible,
     )
-    vma.page_prot_write = fmt.mk_pte(
-        0, write=bool(vma.flags & VM_WRITE), execute=execute, accessed=True, dirty=True, protnone=not accessible
+    page_prot_write = fmt.mk_pte(
+        0, write=bool(vm_flags & VM_WRITE), execute=execute, accessed=True, dirty=True, protnone=not accessible
     )
+    return page_prot, page_prot_write
 
 
 def mk_anon_pte(vma: VmArea, pfn: int, *, write: bool) -> int:

@@ -44,11 +44,18 @@ class IntervalTree(Generic[T]):
     def insert(self, item: T) -> None:
         """File an interval; KernelBug if it is filed already."""
         level, first, last = _cells(item)
-        cells = self._levels.setdefault(level, {})
-        if id(item) in cells.get(first, {}):
-            raise KernelBug(f"interval at pgoff {item.pgoff} is filed twice")
+        cells = self._levels.get(level)
+        if cells is None:
+            cells = self._levels[level] = {}
+        name = id(item)
         for cell in range(first, last + 1):
-            cells.setdefault(cell, {})[id(item)] = item
+            filed = cells.get(cell)
+            if filed is None:
+                cells[cell] = {name: item}
+            elif name in filed:
+                raise KernelBug(f"interval at pgoff {item.pgoff} is filed twice")
+            else:
+                filed[name] = item
         self._nr += 1
 
     def remove(self, item: T) -> None:
@@ -56,8 +63,8 @@ class IntervalTree(Generic[T]):
         level, first, last = _cells(item)
         cells = self._levels.get(level, {})
         for cell in range(first, last + 1):
-            filed = cells.get(cell, {})
-            if filed.pop(id(item), None) is None:
+            filed = cells.get(cell)
+            if filed is None or filed.pop(id(item), None) is None:
                 raise KernelBug(f"interval at pgoff {item.pgoff} is not filed")
             if not filed:
                 del cells[cell]
@@ -96,5 +103,7 @@ class IntervalTree(Generic[T]):
 
 def _cells(item: Interval) -> tuple[int, int, int]:
     """Return the level of an interval and the first and last cell that it overlaps there."""
-    level = (item.nr_pages - 1).bit_length()
-    return level, item.pgoff >> level, (item.pgoff + item.nr_pages - 1) >> level
+    first = item.pgoff
+    last = first + item.nr_pages - 1
+    level = (last - first).bit_length()
+    return level, first >> level, last >> level

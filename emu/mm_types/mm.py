@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from emu.mm_types.locks import RwSem
 from emu.mm_types.pgtable import PageTable
-from emu.mm_types.vma import VmaTree
+from emu.mm_types.vma_tree import VmaTree
 from fsbackend.throttle import DirtyTask
 
 if TYPE_CHECKING:

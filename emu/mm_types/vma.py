@@ -1,13 +1,11 @@
-"""VmArea and the ordered tree of an mm's VMAs.
+"""VmArea: one mapping of an mm.
 
-Source: Linux v2.6.20 include/linux/mm.h: struct vm_area_struct, VM_*; mm/mmap.c: find_vma().
+Source: Linux v2.6.20 include/linux/mm.h: struct vm_area_struct, VM_*.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import IntFlag
 from typing import TYPE_CHECKING, Final
-
-from sortedcontainers import SortedDict
 
 if TYPE_CHECKING:
     from emu.mm_types.address_space import AddressSpace
@@ -87,7 +85,7 @@ class VmArea:
     are the reverse map's hooks, None where the strategy keeps nothing about this VMA. `scan_cursor` is where the
     next cluster scan of a nonlinear VMA starts (vm_private_data in Linux). `anon_vma` is None until it has a private
     page. `file_writable` tells whether the file was open for writing: a file has two struct files here, one for all
-    descriptors that may write, and one for those that may not.
+    descriptors that may write, and one for those that may not. `vm_prev` and `vm_next` are its neighbours in its mm.
     """
 
     __slots__ = (
@@ -107,6 +105,8 @@ class VmArea:
         "rmap_data",
         "scan_cursor",
         "start",
+        "vm_next",
+        "vm_prev",
         "wants_writenotify",
     )
 
@@ -128,6 +128,8 @@ class VmArea:
         self.anon_vma: AnonVma | None = None
         self.file_writable = False
         self.ra_miss = 0
+        self.vm_prev: VmArea | None = None
+        self.vm_next: VmArea | None = None
 
     @property
     def nr_pages(self) -> int:
@@ -158,75 +160,3 @@ class VmArea:
     def __repr__(self) -> str:
         flags = VmFlag(self.flags).name or "none"
         return f"VmArea({self.start:#x}-{self.end:#x} pgoff={self.pgoff} {flags})"
-
-
-class VmaTree:
-    """An mm's VMAs by start; they never overlap. Look-ups are O(log n), and O(1) for the VMA found last."""
-
-    def __init__(self) -> None:
-        self._by_start: SortedDict = SortedDict()
-        self._cache: VmArea | None = None
-
-    def __len__(self) -> int:
-        return len(self._by_start)
-
-    def __iter__(self) -> Iterator[VmArea]:
-        """Yield the VMAs in ascending order."""
-        return iter(self._by_start.values())
-
-    def find(self, vaddr: int) -> VmArea | None:
-        """Return the first VMA that ends above `vaddr`; it may start above it, too (find_vma)."""
-        cached = self._cache
-        if cached is not None and cached.start <= vaddr < cached.end:
-            return cached
-        tree = self._by_start
-        place = tree.bisect_right(vaddr)
-        if place:
-            below: VmArea = tree.peekitem(place - 1)[1]
-            if vaddr < below.end:
-                self._cache = below
-                return below
-        return tree.peekitem(place)[1] if place < len(tree) else None
-
-    def prev(self, vaddr: int) -> VmArea | None:
-        """Return the last VMA that starts below `vaddr`."""
-        place = self._by_start.bisect_left(vaddr)
-        return self._by_start.peekitem(place - 1)[1] if place else None
-
-    def overlapping(self, start: int, end: int) -> list[VmArea]:
-        """Return the VMAs that share an address with [start, end), ascending."""
-        found = []
-        below = self.prev(start)
-        if below is not None and below.end > start:
-            found.append(below)
-        found += [self._by_start[key] for key in self._by_start.irange(start, end, inclusive=(True, False))]
-        return found
-
-    def insert(self, vma: VmArea) -> None:
-        """Add a VMA."""
-        self._by_start[vma.start] = vma
-
-    def remove(self, vma: VmArea) -> None:
-        """Take a VMA out."""
-        del self._by_start[vma.start]
-        if self._cache is vma:
-            self._cache = None
-
-    def resize(self, vma: VmArea, start: int, end: int) -> None:
-        """Move a VMA's borders, keeping the order."""
-        if start != vma.start:
-            del self._by_start[vma.start]
-            self._by_start[start] = vma
-        vma.start = start
-        vma.end = end
-        self._cache = None
-
-    def gap(self, nbytes: int, lowest: int, highest: int) -> int:
-        """Return the highest free range of `nbytes` in [lowest, highest), -1 if there is none (top-down)."""
-        end = highest
-        for vma in reversed(self._by_start.values()):
-            if vma.end <= end and end - vma.end >= nbytes:
-                break
-            end = min(end, vma.start_gap if vma.flags & VM_GROWSDOWN else vma.start)
-        start = end - nbytes
-        return start if start >= lowest else -1
