@@ -65,6 +65,10 @@ def vmtruncate(k: Kernel, mapping: AddressSpace, nbytes: int) -> None:
     unmap_mapping_range(k, mapping, first, _EVERYTHING, even_cows=True)
     k.preempt_point("truncate:unmapped")
     truncate_inode_pages(k, mapping, first)
+    if k.options.fault_path == "merged":
+        # A fault that had locked its page may have copied it meanwhile, for a private mapping (as since v2.6.23; a
+        # legacy fault sees that truncate_count has changed, and looks again).
+        unmap_mapping_range(k, mapping, first, _EVERYTHING, even_cows=True)
     _zero_tail(k, mapping, nbytes)
 
 

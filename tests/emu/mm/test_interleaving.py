@@ -144,6 +144,29 @@ def test_shortening_the_file_within_a_fault_leaves_nothing_stale(
     window.machine.power_off()
 
 
+@pytest.mark.parametrize("fault_path", ["merged", "legacy"])
+def test_shortening_the_file_within_a_private_store_leaves_no_copy(tmp_path: Path, fault_path: str) -> None:
+    """v2.6.23 mm/memory.c: vmtruncate(): the page lock keeps the page, not the copy that is made under it."""
+    window = Window(tmp_path, fault_path, nonlinear=False)
+    private = window.process.mmap(str(window.path), 0, mmap.MAP_PRIVATE)
+    vaddr = private.vaddr + SHOWN * PAGE
+
+    def truncate() -> None:
+        window.process.ftruncate(window.mapping, PAGE)
+
+    with Interleave(window.kernel, LOOKED_UP[fault_path], truncate) as other:
+        if fault_path == "merged":
+            window.process.store(vaddr, b"mine")
+        else:
+            with pytest.raises(BusError):
+                window.process.store(vaddr, b"mine")
+    assert other.blocked == (fault_path == "merged")
+    check(window.machine)
+    with pytest.raises(BusError):
+        window.process.load(vaddr, 4)
+    window.machine.power_off()
+
+
 @pytest.mark.parametrize(("fault_path", "faults"), [("merged", 1), ("legacy", 2)])
 def test_first_store_to_a_nonlinear_page_faults_once_or_twice(tmp_path: Path, fault_path: str, faults: int) -> None:
     window = Window(tmp_path, fault_path, nonlinear=True)
