@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fsbackend.dirinodes import PATH_FLAGS, RESERVED_NAME, DirInodes, DirNode
 from fsbackend.node import TIME_NOW, Cred, Node, SetAttr, current_time_ns
+from fsbackend.renaming import RENAME_EXCHANGE, renameat2
 
 __all__ = ["RESERVED_NAME", "DirNode", "DirStore"]
 
@@ -40,6 +41,22 @@ class DirStore(DirInodes):
             os.close(fd)
             os.unlink(name, dir_fd=dir_fd)
             raise
+
+    def tmpfile(self, parent: Node, mode: int, cred: Cred, *, linkable: bool) -> tuple[DirNode, int]:
+        """Make a regular file that has no name, as O_TMPFILE does; return it with a descriptor."""
+        flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC | (0 if linkable else os.O_EXCL)
+        fd = os.open(b".", flags, mode & 0o7777, dir_fd=self.dir_fd(parent))
+        try:
+            path = f"/proc/self/fd/{fd}"
+            self._own(path, cred, mode, os.fstat(fd), parent)
+            info = os.fstat(fd)
+            node = DirNode(info.st_ino, stat.S_IFREG, info.st_dev)
+            node.hold_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except BaseException:
+            os.close(fd)
+            raise
+        self.by_ino[node.dev, node.ino] = node
+        return node, fd
 
     def mknod(self, parent: Node, name: bytes, mode: int, rdev: int, cred: Cred) -> DirNode:
         """Make a file of any type but a directory or a symbolic link."""
@@ -126,15 +143,18 @@ class DirStore(DirInodes):
         self._unnamed(node, held)
         return node
 
-    def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes) -> DirNode | None:
-        """Move a name over another; return the inode that the other one named, if any."""
+    def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int = 0) -> DirNode | None:
+        """Move a name over another, or as renameat2's flags say; return the inode that the other one named, if any."""
         self._refuse_reserved(new_parent, new_name)
         node = self.lookup(parent, name)
+        if flags & RENAME_EXCHANGE:
+            self._exchange(node, self.lookup(new_parent, new_name), flags)
+            return None
         over: tuple[DirNode, int] | None = None
         with contextlib.suppress(FileNotFoundError):
             over = self._hold_last(new_parent, new_name)
         try:
-            os.rename(name, new_name, src_dir_fd=self.dir_fd(parent), dst_dir_fd=self.dir_fd(new_parent))
+            renameat2(self.dir_fd(parent), name, self.dir_fd(new_parent), new_name, flags)
         except BaseException:
             if over is not None:
                 self._unhold(over[1])
@@ -147,6 +167,18 @@ class DirStore(DirInodes):
         node.parent, node.name = new_parent, new_name
         node.inode_changed()
         return None if over is None else over[0]
+
+    def _exchange(self, node: DirNode, other: DirNode, flags: int) -> None:
+        """Let two inodes just looked up change names."""
+        if node is other:
+            return
+        parent, name, new_parent, new_name = node.parent, node.name, other.parent, other.name
+        assert parent is not None
+        assert new_parent is not None
+        renameat2(self.dir_fd(parent), name, self.dir_fd(new_parent), new_name, flags)
+        node.parent, node.name, other.parent, other.name = new_parent, new_name, parent, name
+        node.inode_changed()
+        other.inode_changed()
 
     def _hold_last(self, parent: Node, name: bytes) -> tuple[DirNode, int]:
         """Return a name's inode and a descriptor that keeps it, now that the only name we know may go."""

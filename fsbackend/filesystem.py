@@ -7,11 +7,13 @@ It knows nothing of FUSE. Three rooms, each built on the one before: `inodes` (w
 import errno
 import os
 
+from fsbackend import holes
 from fsbackend.cachedfile import CachedFile
 from fsbackend.control import CONTROL_NAME, ControlNode
 from fsbackend.dirstore import DirStore
 from fsbackend.handles import Handle
 from fsbackend.inodes import os_error
+from fsbackend.newerrequests import TMPFILE_NAME
 from fsbackend.node import ROOT_ID, Attr, Cred, Node, SetAttr
 from fsbackend.openfiles import MAX_LINGERING, OpenFiles
 
@@ -88,14 +90,14 @@ class FileSystem(OpenFiles):
                 raise os_error(errno.EPERM)
             self._unnamed(self.store.rmdir(parent, name))
 
-    def rename(self, parent_id: int, name: bytes, new_parent_id: int, new_name: bytes) -> None:
-        """Move a name, over another if it exists."""
+    def rename(self, parent_id: int, name: bytes, new_parent_id: int, new_name: bytes, flags: int = 0) -> None:
+        """Move a name, over another if it exists; or as renameat2(2)'s flags say."""
         with self.lock:
             parent, new_parent = self._dir(parent_id), self._dir(new_parent_id)
             self._free_name(new_parent, new_name)
             if name == CONTROL_NAME and parent_id == ROOT_ID:
                 raise os_error(errno.EPERM)
-            over = self.store.rename(parent, name, new_parent, new_name)
+            over = self.store.rename(parent, name, new_parent, new_name, flags)
             if over is not None:
                 self._unnamed(over)
 
@@ -114,12 +116,15 @@ class FileSystem(OpenFiles):
             return self.store.readlink(self.node(node_id))
 
     def create(self, parent_id: int, name: bytes, mode: int, flags: int, cred: Cred) -> tuple[Node, int]:
-        """Make and open a regular file; return it and the handle's number."""
+        """Make and open a regular file, without a name if that is TMPFILE_NAME; return it and the handle's number."""
         with self.lock:
             parent = self._dir(parent_id)
             self._free_name(parent, name)
             try:
-                node, fd = self.store.create(parent, name, mode, cred)
+                if name == TMPFILE_NAME:
+                    node, fd = self.store.tmpfile(parent, mode, cred, linkable=not flags & os.O_EXCL)
+                else:
+                    node, fd = self.store.create(parent, name, mode, cred)
             except FileExistsError:
                 if flags & os.O_EXCL:
                     raise
@@ -152,6 +157,19 @@ class FileSystem(OpenFiles):
             data.nr_open += 1
         try:
             data.truncate(nbytes)
+        finally:
+            self._unpin(node, data)
+
+    def seek(self, node_id: int, offset: int, whence: int) -> holes.Found:
+        """Find data or a hole in a file."""
+        with self.lock:
+            node = self.node(node_id)
+            if isinstance(node, ControlNode):
+                raise os_error(errno.EINVAL)
+            data = self._open_data(node)
+            data.nr_open += 1
+        try:
+            return holes.seek(data, offset, whence)
         finally:
             self._unpin(node, data)
 

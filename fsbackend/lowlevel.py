@@ -155,7 +155,7 @@ OPERATIONS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("create", (Req, Ino, Name, c.c_uint, FileInfoPtr)),
     ("getlk", None),
     ("setlk", None),
-    ("bmap", None),
+    ("lseek", (Req, Ino, c.c_size_t, c.c_ulonglong)),
     ("ioctl", None),
     ("poll", None),
     ("write_buf", None),
@@ -167,7 +167,7 @@ OPERATIONS: tuple[tuple[str, tuple[Any, ...]], ...] = (
 """Name and arguments of each slot of struct fuse_lowlevel_ops, in its order; None: never filled here.
 
 Locks are left out on purpose: the kernel then keeps flock and fcntl locks by itself, which is right for a
-mount that one machine uses.
+mount that one machine uses. `lseek` is in the slot of bmap (see `newerrequests`).
 """
 
 
@@ -175,6 +175,21 @@ class LowlevelOps(c.Structure):
     """struct fuse_lowlevel_ops."""
 
     _fields_ = [(name, c.c_void_p if args is None else c.CFUNCTYPE(None, *args)) for name, args in OPERATIONS]
+
+
+class Iovec(c.Structure):
+    """struct iovec."""
+
+    _fields_ = [("base", c.c_void_p), ("nbytes", c.c_size_t)]
+
+
+ChannelSend = c.CFUNCTYPE(c.c_int, c.c_void_p, c.POINTER(Iovec), c.c_size_t)
+
+
+class ChannelOps(c.Structure):
+    """struct fuse_chan_ops."""
+
+    _fields_ = [("receive", c.c_void_p), ("send", ChannelSend), ("destroy", c.c_void_p)]
 
 
 PROTOTYPES = dict(LowlevelOps._fields_)  # type: ignore[arg-type]
@@ -197,6 +212,7 @@ reply_open = _function(_pylib, "fuse_reply_open", c.c_int, Req, FileInfoPtr)
 reply_write = _function(_pylib, "fuse_reply_write", c.c_int, Req, c.c_size_t)
 reply_statfs = _function(_pylib, "fuse_reply_statfs", c.c_int, Req, c.POINTER(Statvfs))
 reply_xattr = _function(_pylib, "fuse_reply_xattr", c.c_int, Req, c.c_size_t)
+reply_bmap = _function(_pylib, "fuse_reply_bmap", c.c_int, Req, c.c_ulonglong)
 reply_buf = _function(_pylib, "fuse_reply_buf", c.c_int, Req, c.c_void_p, c.c_size_t)
 reply_bytes = _function(_pylib, "fuse_reply_buf", c.c_int, Req, c.c_char_p, c.c_size_t)
 reply_big_buf = _function(libfuse, "fuse_reply_buf", c.c_int, Req, c.c_void_p, c.c_size_t)
@@ -205,6 +221,9 @@ req_ctx = _function(_pylib, "fuse_req_ctx", c.POINTER(Ctx), Req)
 mount_channel = _function(libfuse, "fuse_mount", c.c_void_p, c.c_char_p, c.POINTER(Args))
 unmount_channel = _function(libfuse, "fuse_unmount", None, c.c_char_p, c.c_void_p)
 channel_fd = _function(libfuse, "fuse_chan_fd", c.c_int, c.c_void_p)
+channel_bufsize = _function(libfuse, "fuse_chan_bufsize", c.c_size_t, c.c_void_p)
+channel_new = _function(libfuse, "fuse_chan_new", c.c_void_p, c.POINTER(ChannelOps), c.c_int, c.c_size_t, c.c_void_p)
+channel_destroy = _function(libfuse, "fuse_chan_destroy", None, c.c_void_p)
 session_new = _function(
     libfuse, "fuse_lowlevel_new", c.c_void_p, c.POINTER(Args), c.POINTER(LowlevelOps), c.c_size_t, c.c_void_p
 )

@@ -16,6 +16,7 @@ from fsbackend.dirstore import RESERVED_NAME, DirNode, DirStore
 from fsbackend.durability import Choice
 from fsbackend.faultyio import FaultyIo
 from fsbackend.node import Attr, Cred, Node
+from fsbackend.renaming import RENAME_EXCHANGE
 from fsbackend.storeio import StoreIo
 
 _FOLLOW_NOT = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -111,9 +112,13 @@ class JournaledStore(DirStore):
         self._append(NameChange("removed", self._path(parent, name), made_as=made_as))
         return node
 
-    def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes) -> DirNode | None:
-        """Move a name over another, keeping the inode that the other one named."""
+    def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int = 0) -> DirNode | None:
+        """Move a name over another, keeping the inode that the other one named; or as the flags say."""
         old_path, path = self._path(parent, name), self._path(new_parent, new_name)
+        if flags & RENAME_EXCHANGE:
+            super().rename(parent, name, new_parent, new_name, flags)
+            self._append(NameChange("exchanged", path, old_path))
+            return None
         try:
             change = self._keep("renamed", path, new_parent, new_name)
         except FileNotFoundError:
@@ -121,7 +126,7 @@ class JournaledStore(DirStore):
         change.old_path = old_path
         try:
             source = os.lstat(name, dir_fd=self.dir_fd(parent))
-            over = super().rename(parent, name, new_parent, new_name)
+            over = super().rename(parent, name, new_parent, new_name, flags)
         except BaseException:
             self._unkeep(change)
             raise
@@ -230,10 +235,11 @@ class JournaledStore(DirStore):
                 super().rmdir(parent, name)
             else:
                 super().unlink(parent, name)
-        if change.kind == "renamed":
+        if change.kind in {"renamed", "exchanged"}:
             old_above, old_name = _split(change.old_path)
             old_parent = self._resolve(old_above)
-            super().rename(parent, name, old_parent, old_name)
+            flags = RENAME_EXCHANGE if change.kind == "exchanged" else 0
+            super().rename(parent, name, old_parent, old_name, flags)
             touched.append((old_parent, old_name))
         if change.kept:
             os.link(change.kept, name, src_dir_fd=self._kept_fd, dst_dir_fd=self.dir_fd(parent), follow_symlinks=False)

@@ -90,8 +90,8 @@ class NameHandlers(Handlers):
         ll.reply_err(req, 0)
 
     def on_rename(self, req: int, parent: int, name: bytes, new_parent: int, new_name: bytes) -> None:
-        """Move a name."""
-        self.fs.rename(parent, name, new_parent, new_name)
+        """Move a name, or exchange two."""
+        self.fs.rename(parent, name, new_parent, new_name, self.session.rename_flags)
         ll.reply_err(req, 0)
 
     def on_statfs(self, req: int, _node_id: int) -> None:

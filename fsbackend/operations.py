@@ -1,5 +1,7 @@
 """The FUSE adapter: a handler for each of the kernel's requests, libfuse's calls to the FileSystem's."""
 
+import errno
+import os
 from typing import Any
 
 from fsbackend import lowlevel as ll
@@ -16,3 +18,17 @@ class Operations(NameHandlers, FileHandlers):
         info.want |= info.capable & (ll.CAP_BIG_WRITES | ll.CAP_EXPORT_SUPPORT | ll.CAP_ASYNC_READ)
         info.max_background = 64
         info.congestion_threshold = 48
+
+    def on_lseek(self, req: int, node_id: int, whence: int, offset: int) -> None:
+        """Find data or a hole, for lseek(2): LSEEK comes as BMAP.
+
+        Where we see a hole the kernel may have pages that a mapping made dirty: it is asked for those first.
+        """
+        found = self.fs.seek(node_id, offset, whence)
+        if found.hole is not None:
+            start, end = found.hole
+            self.session.inval_range(node_id, start, end - start)
+            found = self.fs.seek(node_id, offset, whence)
+        if found.offset is None:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        ll.reply_bmap(req, found.offset)

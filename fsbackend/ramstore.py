@@ -18,6 +18,7 @@ from fsbackend.node import TIME_NOW, Attr, Cred, Node, SetAttr, current_time_ns
 from fsbackend.pagepool import PagePool
 from fsbackend.pages import PAGE_SIZE
 from fsbackend.ramfile import RamFile, RamNode
+from fsbackend.renaming import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from fsbackend.storeio import StoreIo
 
 NAME_MAX = 255
@@ -119,6 +120,15 @@ class RamStore:
             raise _error(errno.ENAMETOOLONG)
         if name in directory.children:
             raise _error(errno.EEXIST)
+        node = self._make(directory, mode, cred, rdev)
+        if node.is_dir:
+            directory.nlink += 1
+        directory.children[name] = node
+        directory.touch()
+        node.parent, node.name = parent, name
+        return node
+
+    def _make(self, directory: RamNode, mode: int, cred: Cred, rdev: int = 0) -> RamNode:
         gid = cred.gid
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
@@ -127,13 +137,15 @@ class RamStore:
         node = RamNode(next(self._inos), mode, cred.uid, gid, rdev)
         if node.is_file:
             node.data = RamFile(self.pool, node, self.io)
-        if node.is_dir:
-            directory.nlink += 1
-        directory.children[name] = node
-        directory.touch()
-        node.parent, node.name = parent, name
         self.by_number[node.ino] = node
         return node
+
+    def tmpfile(self, parent: Node, mode: int, cred: Cred, *, linkable: bool) -> tuple[RamNode, int]:
+        """Make a regular file that has no name, as O_TMPFILE does."""
+        node = self._make(self._dir(parent), stat.S_IFREG | stat.S_IMODE(mode), cred)
+        node.nlink = 0
+        node.linkable = linkable
+        return node, -1
 
     def create(self, parent: Node, name: bytes, mode: int, cred: Cred) -> tuple[RamNode, int]:
         """Make a regular file."""
@@ -161,8 +173,9 @@ class RamStore:
             raise _error(errno.ENAMETOOLONG)
         if name in directory.children:
             raise _error(errno.EEXIST)
-        if node.nlink == 0 or directory.nlink == 0:
+        if (node.nlink == 0 and not node.linkable) or directory.nlink == 0:
             raise _error(errno.ENOENT)
+        node.linkable = False
         directory.children[name] = node
         directory.touch()
         node.nlink += 1
@@ -198,20 +211,21 @@ class RamStore:
         if not node.nlink:
             node.parent = None
 
-    def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes) -> RamNode | None:
-        """Move a name over another; return the inode that the other one named, if any."""
+    def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int = 0) -> RamNode | None:
+        """Move a name over another, or as renameat2's flags say; return the inode that the other one named, if any."""
         source, target = self._dir(parent), self._dir(new_parent)
         node = self.lookup(parent, name)
         if len(new_name) > NAME_MAX:
             raise _error(errno.ENAMETOOLONG)
         if target.nlink == 0:
             raise _error(errno.ENOENT)
-        above: Node | None = target
-        while above is not None:
-            if above is node:
-                raise _error(errno.EINVAL)
-            above = above.parent
+        self._check_not_inside(node, target)
         over = target.children.get(new_name)
+        if over is not None and flags & RENAME_NOREPLACE:
+            raise _error(errno.EEXIST)
+        if flags & RENAME_EXCHANGE:
+            self._exchange(node, self.lookup(target, new_name), source, target)
+            return None
         if over is node:
             return None
         if over is not None:
@@ -226,7 +240,30 @@ class RamStore:
         target.touch()
         node.touch(modified=False)
         node.parent, node.name = new_parent, new_name
+        if flags & RENAME_WHITEOUT:
+            self._add(source, name, stat.S_IFCHR, Cred(node.uid, node.gid))
         return over
+
+    def _exchange(self, node: RamNode, other: RamNode, source: RamNode, target: RamNode) -> None:
+        """Let two inodes just looked up change names."""
+        self._check_not_inside(other, source)
+        if node is other:
+            return
+        source.children[node.name], target.children[other.name] = other, node
+        node.parent, node.name, other.parent, other.name = target, other.name, source, node.name
+        for moved, old, new in ((node, source, target), (other, target, source)):
+            old.nlink -= moved.is_dir
+            new.nlink += moved.is_dir
+            moved.touch(modified=False)
+            old.touch()
+
+    @staticmethod
+    def _check_not_inside(node: RamNode, directory: RamNode) -> None:
+        above: Node | None = directory
+        while above is not None:
+            if above is node:
+                raise _error(errno.EINVAL)
+            above = above.parent
 
     @staticmethod
     def _check_over(node: RamNode, over: RamNode) -> None:

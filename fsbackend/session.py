@@ -14,9 +14,10 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fsbackend import lowlevel
+from fsbackend.newerrequests import INIT, NEWER, RENAME2, InitReply, NewerRequests, opcode_of
 from fsbackend.pagepool import BLOCK_NBYTES, PagePool
 from fsbackend.workers import Workers
 
@@ -110,13 +111,51 @@ class Session:
             self.held.close()
             raise OSError(errno.EIO, "libfuse did not accept the session's options")
         lowlevel.session_add_channel(self._session, self._channel)
+        self._newer = NewerRequests()
+        self._init_reply = InitReply(getattr(operations, "init_flags", 0))
         self._workers = Workers(lowlevel.channel_fd(self._channel), self._serve, pool)
         self.worker = self._workers.local
         self.done = self._workers.done
         self.sleep = self._workers.sleep
 
     def _serve(self, address: int, nbytes: int) -> None:
+        request = self.worker.block.request
+        opcode = opcode_of(request)
+        if opcode in NEWER:
+            nbytes = self._newer.translate(request, nbytes)
+        elif opcode == INIT:
+            self._init_reply.note_request(request)
+            self._process_init(address, nbytes)
+            return
         lowlevel.session_process(self._session, address, nbytes, self._channel)
+        if opcode == RENAME2:
+            self._newer.rename_flags = 0
+
+    def _process_init(self, address: int, nbytes: int) -> None:
+        """Have libfuse answer INIT through a channel of our own, which amends the reply on its way to the kernel."""
+        fd = lowlevel.channel_fd(self._channel)
+
+        def send(_channel: int, parts: Any, nr_parts: int) -> int:
+            reply = bytearray().join([ctypes.string_at(part.base, part.nbytes) for part in parts[:nr_parts]])
+            self._init_reply.amend(reply)
+            try:
+                os.write(fd, reply)
+            except OSError as error:
+                return -(error.errno or errno.EIO)
+            return 0
+
+        operations = lowlevel.ChannelOps(None, lowlevel.ChannelSend(send), None)
+        nbytes_room = lowlevel.channel_bufsize(self._channel)
+        channel = lowlevel.channel_new(ctypes.byref(operations), fd, nbytes_room, None)
+        try:
+            lowlevel.session_process(self._session, address, nbytes, channel)
+        finally:
+            lowlevel.channel_destroy(channel)
+
+    @property
+    def rename_flags(self) -> int:
+        """The flags of the rename that this worker is serving."""
+        return self._newer.rename_flags
 
     def start(self) -> None:
         """Start serving."""
@@ -134,6 +173,14 @@ class Session:
         """Have the kernel drop an inode's cached pages and attributes."""
         with contextlib.suppress(OSError):
             lowlevel.notify_inval_inode(self._channel, node_id, 0, 0)
+
+    def inval_range(self, node_id: int, offset: int, nbytes: int) -> None:
+        """Have the kernel write back what a mapping made dirty in a part of a file, and drop those pages.
+
+        It sends WRITE requests and waits: the caller takes nobody's place meanwhile.
+        """
+        with contextlib.suppress(OSError), self._workers.aside():
+            lowlevel.notify_inval_inode(self._channel, node_id, offset, nbytes)
 
     def inval_entry(self, parent_id: int, name: bytes) -> None:
         """Have the kernel look a name up anew."""

@@ -6,13 +6,14 @@ waits in the kernel although every active worker is busy (an fsync, a slow store
 Those that nothing waited for in a while park again.
 """
 
+import contextlib
 import errno
 import logging
 import os
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from fsbackend.pagepool import Block, PagePool
 
@@ -146,15 +147,21 @@ class Workers:
             elif len(self._threads) < min(MAX_WORKERS + self._nr_asleep, MAX_THREADS):
                 self._add()
 
-    def sleep(self, delay_s: float) -> None:
-        """Sleep in a worker, as a rule says; meanwhile it takes nobody's place."""
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let a worker wait for something that another must serve: meanwhile it takes nobody's place."""
         with self._lock:
             self._nr_asleep += 1
         try:
-            time.sleep(delay_s)
+            yield
         finally:
             with self._lock:
                 self._nr_asleep -= 1
+
+    def sleep(self, delay_s: float) -> None:
+        """Sleep in a worker, as a rule says; meanwhile it takes nobody's place."""
+        with self.aside():
+            time.sleep(delay_s)
 
     def _one_less(self) -> None:
         with self._lock:

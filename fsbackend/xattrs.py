@@ -1,31 +1,43 @@
-"""Extended attributes, for mounts that ask for them: handed on to the store's files.
+"""Extended attributes and POSIX ACLs, for mounts that ask for them: handed on to the store's files.
 
 Not the default: if GETXATTR is answered at all, the kernel asks for security.capability before every write.
-ACLs (``system.*``) are refused, since the kernel would not heed them here; so are attributes of symbolic links.
+The store's filesystem keeps the ACLs and what follows from them, modes and what new files inherit; the kernel asks
+us for them (FUSE_POSIX_ACL) and judges by them. It then leaves the umask to us, too (FUSE_DONT_MASK), since that
+does not hold where a directory has a default ACL.
 """
 
 import ctypes
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from fsbackend import lowlevel as ll
 from fsbackend.dirstore import DirNode, DirStore
 from fsbackend.filesystem import os_error
+from fsbackend.newerrequests import INIT_DONT_MASK, INIT_POSIX_ACL
 from fsbackend.operations import Operations
+
+ACCESS_ACL, DEFAULT_ACL = b"system.posix_acl_access", b"system.posix_acl_default"
+_ACLS = frozenset({ACCESS_ACL, DEFAULT_ACL})
+_NONE = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 
 
 class XattrOperations(Operations):
     """The handlers, with those of extended attributes."""
+
+    @property
+    def init_flags(self) -> int:
+        """What to ask of the kernel beyond what libfuse asks for."""
+        return INIT_DONT_MASK | INIT_POSIX_ACL if isinstance(self.fs.store, DirStore) else 0
 
     @contextmanager
     def _path_of(self, node_id: int, name: bytes = b"", *, changing: bool = False) -> Iterator[str]:
         fs = self.fs
         with fs.lock:
             node = fs.node(node_id)
-            if name.startswith(b"system.") or not isinstance(node, DirNode) or node.kind == stat.S_IFLNK:
+            if not isinstance(node, DirNode) or (name.startswith(b"system.") and name not in _ACLS):
                 raise os_error(errno.EOPNOTSUPP)
             assert isinstance(fs.store, DirStore)
             with fs.store.inode_path(node) as path:
@@ -44,15 +56,21 @@ class XattrOperations(Operations):
 
     def on_getxattr(self, req: int, node_id: int, name: bytes, room_nbytes: int) -> None:
         """Return an attribute's value, or its length."""
-        with self._path_of(node_id, name) as path:
-            value = os.getxattr(path, name)
+        try:
+            with self._path_of(node_id, name) as path:
+                value = os.getxattr(path, name)
+        except OSError as error:
+            if name in _ACLS and error.errno == errno.EOPNOTSUPP:  # which the kernel would take for a failure
+                raise os_error(errno.ENODATA) from error
+            raise
         self._reply(req, value, room_nbytes)
 
     def on_listxattr(self, req: int, node_id: int, room_nbytes: int) -> None:
         """Return the names, or their length."""
         with self._path_of(node_id) as path:
-            names = [os.fsencode(name) for name in os.listxattr(path) if not name.startswith("system.")]
-        self._reply(req, b"".join(name + b"\0" for name in names), room_nbytes)
+            names = [os.fsencode(name) for name in os.listxattr(path)]
+        shown = [name for name in names if not name.startswith(b"system.") or name in _ACLS]
+        self._reply(req, b"".join(name + b"\0" for name in shown), room_nbytes)
 
     def on_setxattr(self, req: int, node_id: int, name: bytes, value: int, nbytes: int, flags: int) -> None:
         """Set an attribute."""
@@ -65,3 +83,31 @@ class XattrOperations(Operations):
         with self._path_of(node_id, name, changing=True) as path:
             os.removexattr(path, name)
         ll.reply_err(req, 0)
+
+    # ---- what is made under a default ACL
+
+    def _masked(self, req: int, parent: int, mode: int) -> int:
+        """Return the mode of what is made: less the umask, unless a default ACL says what is allowed."""
+        umask = int(ll.req_ctx(req).contents.umask)
+        if not self.init_flags or not umask:
+            return mode
+        try:
+            with self._path_of(parent) as path:
+                os.getxattr(path, DEFAULT_ACL)
+        except OSError as error:
+            if error.errno not in _NONE:
+                raise
+            return mode & ~umask
+        return mode
+
+    def on_mknod(self, req: int, parent: int, name: bytes, mode: int, rdev: int) -> None:
+        """Make a file of any type."""
+        super().on_mknod(req, parent, name, self._masked(req, parent, mode), rdev)
+
+    def on_mkdir(self, req: int, parent: int, name: bytes, mode: int) -> None:
+        """Make a directory."""
+        super().on_mkdir(req, parent, name, self._masked(req, parent, mode))
+
+    def on_create(self, req: int, parent: int, name: bytes, mode: int, fi: Any) -> None:
+        """Make and open a file."""
+        super().on_create(req, parent, name, self._masked(req, parent, mode), fi)
