@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from emu.cli.experiments import choose_ground
+from emu.cli.experiments import choose_ground, saying_where
 from emu.cli.progress import RichProgress
 from emu.cli.show import print_whole
 from emu.lab.answer import AnswerOrder, answer
@@ -13,6 +13,7 @@ from emu.lab.answer_cells import CellOptions
 from emu.lab.answer_rows import Answer
 from emu.lab.contention import Prices
 from emu.lab.errors import LabError
+from emu.lab.row_records import RowRecords
 from emu.lab.rundir import RunDirectory, write_records
 from emu.mm.rmap import STRATEGIES
 from emu.report.answer_page import render_answer
@@ -50,14 +51,22 @@ def run_answer(order: AnswerOrder, json_path: Path | None, report: Path | None, 
     open_ground, ground = choose_ground(require_fuse=require_fuse)
     config = asdict(order) | {"ground": f"{ground}; costs and memory on sparse files"}
     directory = RunDirectory("answer", report, config, order.cells.seed, overwrite=True, option="--report")
-    found = answer(order, open_ground, ground, RichProgress())
-    records = found.as_json()
-    directory.save_counters(records)
-    if json_path is not None:
-        write_records(json_path, records)
-    said = answer_verdicts(found)
-    broken = [sentence for good, sentence in said if not good]
-    directory.finish("broken" if broken else "done", broken=broken)
+    with saying_where(directory):
+        found = answer(
+            order,
+            open_ground,
+            ground,
+            RichProgress(),
+            records=RowRecords(directory.path, order.cells.seed, several_sizes=True),
+            keep=lambda some: directory.save_counters(some.as_json()),
+        )
+        records = found.as_json()
+        directory.save_counters(records)
+        if json_path is not None:
+            write_records(json_path, records)
+        said = answer_verdicts(found)
+        broken = [sentence for good, sentence in said if not good]
+        directory.finish("broken" if broken else "done", broken=broken)
     page = directory.path / "index.html"
     pictures = save_answer_pictures(found, directory.path)
     page.write_text(render_answer(found, pictures, directory.manifest), encoding="utf-8")

@@ -55,6 +55,9 @@ def compare(
         bool,
         typer.Option("--matrix", help="Instead: which kinds of mapping call mkclean, and which can lose writes?"),
     ] = False,
+    events: Annotated[
+        bool, typer.Option("--events", help="Record each row's events, for `fremap trace`; its times are longer then.")
+    ] = False,
     require_fuse: Annotated[
         bool, typer.Option("--require-fuse", help="Fail where nothing can be mounted, instead of plain files.")
     ] = False,
@@ -87,6 +90,9 @@ def compare(
     With --all: every strategy at sizes from 2^10 pages up, in four orders and at four dirty shares; what the
     discussion of 2007 left open, as numbers. A few minutes; `--max-pages 4194304 --cell-seconds 300` takes longer.
 
+    Each row leaves a run directory, DIR/rows/NAME, with its counters over time: `fremap report` and `fremap trace` take
+    it, and `fremap report A B` shows two comparisons side by side.
+
     Exits with 1 if a row does not come out as it must: on a disk, `none` loses exactly the pages stored after
     the writeback, and no other strategy loses anything.
     """
@@ -110,6 +116,7 @@ def compare(
         seed=seed,
         ram=ram,
         require_fuse=require_fuse,
+        events=events,
     )
     if matrix and (pages != DEFAULT_PAGES or ram is not None):
         raise typer.BadParameter("--matrix takes a small file and machine of its own: leave --pages and --ram out")

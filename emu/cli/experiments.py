@@ -1,7 +1,7 @@
 """What fremap compare does: choose the ground, run the rows, show and keep the outcome."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ from emu.cli.progress import RichProgress
 from emu.cli.show import print_whole
 from emu.hw.pte import FORMATS
 from emu.lab.compare import OpenGround, combinations, run_all
-from emu.lab.errors import LabError
+from emu.lab.errors import LabError, Terminated
 from emu.lab.ground import Ground, fuse_ground, plain_ground, why_no_fuse
 from emu.lab.host_late_store import HOST_RMAP
 from emu.lab.matrix import cells_as_json, run_cells
-from emu.lab.rows import Row, as_json
+from emu.lab.row_records import RowRecords
+from emu.lab.rows import as_json
 from emu.lab.rundir import RunDirectory, naming, write_records
 from emu.mm.rmap import STRATEGIES
+from emu.report.compare_page import write_compare_page
 from emu.report.matrix_page import render_matrix
 from emu.report.matrix_table import matrix_table, matrix_verdicts
-from emu.report.page import render_page
-from emu.report.pictures import save_pictures
+from emu.report.runs import load_run
 from emu.report.table import compare_table, verdicts
 from emu.units import format_size
 
@@ -51,6 +52,7 @@ class CompareOrder:
     seed: int
     ram: int | None
     require_fuse: bool
+    events: bool = False
 
 
 def _open_plain(_caps: str) -> AbstractContextManager[Ground]:
@@ -87,20 +89,23 @@ def run_compare(order: CompareOrder, json_path: Path | None, report: Path | None
     todo = combinations(rmaps, order.capses, every_or(order.formats, ("x86_64",), FORMATS))
     _check_ram(order, {row.format for row in todo})
     open_ground, ground = choose_ground(require_fuse=order.require_fuse)
-    directory = _run_directory("compare", order, report, ground)
-    rows = run_all(
-        todo,
-        order.nr_pages,
-        open_ground,
-        share=order.share,
-        seed=order.seed,
-        ram=order.ram,
-        progress=RichProgress(),
-    )
-    said = verdicts(rows)
-    _keep(directory, as_json(rows), json_path, said)
+    directory = _run_directory("compare", order, report, ground, nr_rows=len(todo))
+    with saying_where(directory):
+        rows = run_all(
+            todo,
+            order.nr_pages,
+            open_ground,
+            share=order.share,
+            seed=order.seed,
+            ram=order.ram,
+            progress=RichProgress(),
+            records=RowRecords(directory.path, order.seed, events=order.events),
+            keep=lambda done: directory.save_counters(as_json(done)),
+        )
+        said = verdicts(rows)
+        _keep(directory, as_json(rows), json_path, said)
     with naming(directory.path):
-        page = _save_report(rows, directory)
+        page = write_compare_page([load_run(directory.path)], directory.path)
     console = Console(highlight=False)
     print_whole(console, compare_table(rows))
     return _conclude(console, said, f"pictures and page: {page}")
@@ -132,9 +137,17 @@ def run_matrix(order: CompareOrder, json_path: Path | None, report: Path | None)
     combinations(rmaps, order.capses, order.formats)
     open_ground, ground = choose_ground(require_fuse=order.require_fuse)
     directory = _run_directory("matrix", order, report, ground)
-    cells = run_cells(rmaps, order.formats[0], order.seed, open_ground, RichProgress())
-    said = matrix_verdicts(cells)
-    _keep(directory, cells_as_json(cells), json_path, said)
+    with saying_where(directory):
+        cells = run_cells(
+            rmaps,
+            order.formats[0],
+            order.seed,
+            open_ground,
+            RichProgress(),
+            keep=lambda some: directory.save_counters(cells_as_json(some)),
+        )
+        said = matrix_verdicts(cells)
+        _keep(directory, cells_as_json(cells), json_path, said)
     page = directory.path / "index.html"
     page.write_text(render_matrix(cells, directory.manifest), encoding="utf-8")
     console = Console(highlight=False)
@@ -142,9 +155,24 @@ def run_matrix(order: CompareOrder, json_path: Path | None, report: Path | None)
     return _conclude(console, said, f"page: {page}")
 
 
-def _run_directory(name: str, order: CompareOrder, report: Path | None, ground: str) -> RunDirectory:
-    config = asdict(order) | {"ground": ground}
+def _run_directory(
+    name: str, order: CompareOrder, report: Path | None, ground: str, **more: object
+) -> RunDirectory:
+    config = asdict(order) | {"ground": ground} | more
     return RunDirectory(name, report, config, order.seed, overwrite=True, option="--report")
+
+
+@contextmanager
+def saying_where(directory: RunDirectory) -> Iterator[None]:
+    """Note how an experiment ended; if it is interrupted, say where what was done is."""
+    try:
+        with directory.ending():
+            yield
+    except (KeyboardInterrupt, Terminated):
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f"fremap: what was done is in {directory.path}; fremap report {directory.path} shows it", markup=False
+        )
+        raise
 
 
 def _keep(
@@ -159,13 +187,6 @@ def _keep(
         write_records(json_path, records)
     broken = [sentence for good, sentence in said if not good]
     directory.finish("broken" if broken else "done", broken=broken)
-
-
-def _save_report(rows: Sequence[Row], directory: RunDirectory) -> Path:
-    page = directory.path / "index.html"
-    pictures = save_pictures(rows, directory.path)
-    page.write_text(render_page(rows, pictures, directory.manifest), encoding="utf-8")
-    return page
 
 
 def _conclude(console: Console, said: Sequence[tuple[bool, str]], where: str) -> int:

@@ -2,17 +2,25 @@
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from emu.lab.errors import LabError
 
+if TYPE_CHECKING:
+    from emu.report.runs import Run
+
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
     app.command("trace", rich_help_panel="Observation")(trace)
+
+
+def _with_rows(run: "Run") -> "list[Run]":
+    """Return a comparison's rows in its place, if it kept any."""
+    return run.rows or [run]
 
 
 def trace(
@@ -27,8 +35,8 @@ def trace(
     """Write what runs recorded as a trace: processes, kernel threads, faults, I/O, counters.
 
     Runs of `fremap run --events`, whose clock is the machine's, and of `fremap record`, with the real kernel's
-    tracepoints if it was given `--kernel`. Runs of one boot of this computer lie on one time line. `-o -` writes
-    to standard output.
+    tracepoints if it was given `--kernel`. Of `fremap compare` all rows, each a machine of its own. Runs of one boot
+    of this computer lie on one time line. `-o -` writes to standard output.
     """
     # Here, not at the top: protobuf and numpy take a moment to load, and --help needs neither.
     from emu.report.runs import load_run  # noqa: PLC0415 - see above
@@ -36,12 +44,13 @@ def trace(
 
     if perfetto and ftrace:
         raise LabError("one trace has one format: give --perfetto or --ftrace")
-    loaded = [load_run(path) for path in runs]
+    loaded = [row for path in runs for row in _with_rows(load_run(path, with_events=False))]
     for line in (line for run in loaded for line in run.missing):
         typer.echo(f"fremap: {line}", err=True)
+    first = runs[0]
     name = "trace.txt" if ftrace else "trace.perfetto-trace"
     to_stdout = out is not None and str(out) == "-"
-    path = loaded[0].path / name if out is None or to_stdout else out
+    path = first / name if out is None or to_stdout else out
     count = export_ftrace(loaded, path) if ftrace else export_perfetto(loaded, path)
     if to_stdout:
         with path.open("rb") as file:

@@ -79,7 +79,10 @@ def _show(path: Path, show: str, pid: int | None, *, as_json: bool) -> None:
         else:
             typer.echo((own / show).read_text(encoding="utf-8", errors="replace"), nl=False)
         return
-    counters = load_run(path).counters
+    run = load_run(path, with_events=False)
+    counters = run.counters
+    if show not in counters and run.rows:
+        raise LabError(f"{path} is a comparison: its rows keep a {show} each, such as {run.rows[0].path}")
     if show not in counters:
         raise LabError(f"{path} keeps no {show}: it is no run of an emulated machine, or was cut short before")
     if as_json:

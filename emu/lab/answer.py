@@ -5,6 +5,7 @@ take is predicted from the same cell at the size before.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from emu.lab.answer_bench import ORDERS
@@ -16,10 +17,12 @@ from emu.lab.contention_inputs import THREADS, simulate_all
 from emu.lab.errors import LabError
 from emu.lab.lab import LabOptions
 from emu.lab.progress import NoProgress, Progress
+from emu.lab.row_records import RowRecords
 
 MIN_PAGES = 1024
 _STEP = 4
 NR_MKCLEANS_MIN = 1000
+_KEEP_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +94,36 @@ class _Budget:
             self._stopped[cell] = error if error.startswith("stopped") else f"stopped at {nr_pages:,} pages: {error}"
 
 
-def answer(order: AnswerOrder, open_ground: OpenGround, judged_by: str, progress: Progress | None = None) -> Answer:
-    """Measure every cell; `open_ground` is where files lie whose loss is judged, `judged_by` says how."""
+def answer(
+    order: AnswerOrder,
+    open_ground: OpenGround,
+    judged_by: str,
+    progress: Progress | None = None,
+    *,
+    records: RowRecords | None = None,
+    keep: Callable[[Answer], None] = lambda _found: None,
+) -> Answer:
+    """Measure every cell; `open_ground` is where files lie whose loss is judged, `judged_by` says how.
+
+    What is judged leaves run directories in `records`; `keep` is given what there is, about once a second.
+    """
     order.check()
     shown = progress or NoProgress()
     found = Answer()
     budget = _Budget(order.cell_s)
+    kept = _Keeper(found, keep)
     nr_cells = len(order.sizes) * len(order.rmaps)
     with shown.step("costs, every strategy at every size", nr_cells) as advance:
         for nr_pages in order.sizes:
             for rmap in order.rmaps:
                 found.costs.append(_cost(order, budget, rmap, nr_pages))
+                kept.cell()
                 advance(1)
     small = [row for row in found.costs if row.pages <= order.verify_max]
     with shown.step("power cuts, files read by an ordinary process", len(small)) as advance:
         for row in small:
-            _judge(row, order, open_ground, judged_by)
+            _judge(row, order, open_ground, judged_by, records)
+            kept.cell()
             advance(1)
     nr_cells = len(order.memory_sizes) * len(order.rmaps)
     with shown.step("memory, every order and dirty share", nr_cells * len(ORDERS)) as advance:
@@ -114,11 +131,28 @@ def answer(order: AnswerOrder, open_ground: OpenGround, judged_by: str, progress
             for rmap in order.rmaps:
                 for name in ORDERS:
                     found.memory += _memory(order, budget, rmap, nr_pages, name)
+                    kept.cell()
                     advance(1)
+    keep(found)
     found.waits = simulate_all(
         found.costs, order.prices, threads=order.threads, seed=order.cells.seed, progress=progress
     )
     return found
+
+
+class _Keeper:
+    """Has what was found kept, so that a run that is killed leaves it; between cells, and not after each."""
+
+    def __init__(self, found: Answer, keep: Callable[[Answer], None]) -> None:
+        self._found = found
+        self._keep = keep
+        self._due_s = 0.0
+
+    def cell(self) -> None:
+        """Note that a cell is done."""
+        if time.monotonic() >= self._due_s:
+            self._keep(self._found)
+            self._due_s = time.monotonic() + _KEEP_EVERY_S
 
 
 def _cost(order: AnswerOrder, budget: _Budget, rmap: str, nr_pages: int) -> CostRow:
@@ -132,10 +166,12 @@ def _cost(order: AnswerOrder, budget: _Budget, rmap: str, nr_pages: int) -> Cost
     return row
 
 
-def _judge(row: CostRow, order: AnswerOrder, open_ground: OpenGround, judged_by: str) -> None:
+def _judge(
+    row: CostRow, order: AnswerOrder, open_ground: OpenGround, judged_by: str, records: RowRecords | None
+) -> None:
     """Run late_store at the row's size and let an ordinary process read what is left."""
     combination = Combination(row.rmap, "disk", row.format)
-    judged = run_row(combination, row.pages, open_ground, seed=order.cells.seed)
+    judged = run_row(combination, row.pages, open_ground, seed=order.cells.seed, records=records)
     if judged.error is not None:
         row.error = row.error or judged.error
         return

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from emu.lab.contention import WaitRow
 
@@ -91,6 +91,15 @@ class Answer:
             "memory": [asdict(row) for row in self.memory],
             "contention": [asdict(row) for row in self.waits],
         }
+
+    @classmethod
+    def from_json(cls, records: dict[str, Any]) -> Self:
+        """Return the rows that as_json wrote; those of a kind that is missing are none."""
+        return cls(
+            [CostRow(**row) for row in records.get("costs", [])],
+            [MemoryRow(**row) for row in records.get("memory", [])],
+            [WaitRow(**row) for row in records.get("contention", [])],
+        )
 
 
 LOSING = frozenset({"none"})

@@ -15,6 +15,7 @@ from emu.lab.host_late_store import HOST_RMAP, host_row
 from emu.lab.lab import Lab, LabOptions
 from emu.lab.late_store import LateStore, late_store
 from emu.lab.progress import NoProgress, Progress
+from emu.lab.row_records import RowRecord, RowRecords
 from emu.lab.rows import Row
 
 OpenGround = Callable[[str], AbstractContextManager[Ground]]
@@ -67,25 +68,71 @@ def run_row(
     seed: int = 0,
     ram: int | None = None,
     progress: Progress | None = None,
+    records: RowRecords | None = None,
 ) -> Row:
-    """Run late_store for one combination. What goes wrong becomes the row's error, so that the others run."""
-    began_s = time.perf_counter()
-    on_host = combination.rmap == HOST_RMAP
+    """Run late_store for one combination. What goes wrong becomes the row's error, so that the others run.
+
+    With `records` the row leaves a run directory of its own.
+    """
     options = LabOptions(format=combination.format, caps=combination.caps, seed=seed, ram=ram)
-    if not on_host:
-        options = replace(options, rmap=combination.rmap)
-    names = asdict(combination) | {"pages": nr_pages}
-    try:
-        with open_ground(combination.caps) as ground, Lab(ground, options, progress) as lab:
-            if on_host:
-                return host_row(lab, nr_pages, share)
-            result = late_store(lab, nr_pages, share)
-    except OSError as error:
-        words = error.strerror or str(error)
-        return Row(**names, error=f"{error.filename}: {words}" if error.filename else words)
-    except (LabError, ValueError, Signal, KernelBug, MemoryError) as error:
-        return Row(**names, error=str(error) or type(error).__name__)
-    return Row(**names, **_fields(result), seconds=round(time.perf_counter() - began_s, 3))
+    if combination.rmap != HOST_RMAP:
+        options = replace(options, rmap=combination.rmap, events=records is not None and records.events)
+    run = _OneRow(combination, nr_pages, share, options)
+    if records is None:
+        return run.run(open_ground, progress, None)
+    config = asdict(combination) | {"pages": nr_pages, "share": share, "ram": ram}
+    with records.open(config, run.name) as record:
+        record.row = run.run(open_ground, progress, record)
+        return record.row
+
+
+@dataclass(frozen=True, slots=True)
+class _OneRow:
+    """late_store for one combination."""
+
+    combination: Combination
+    nr_pages: int
+    share: float
+    options: LabOptions
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others of a comparison."""
+        return "-".join(asdict(self.combination).values())
+
+    def run(self, open_ground: OpenGround, progress: Progress | None, record: RowRecord | None) -> Row:
+        """Run it; what a lab records goes into the record's directory."""
+        began_s = time.perf_counter()
+        names = asdict(self.combination) | {"pages": self.nr_pages}
+        directory = None if record is None else record.path
+        try:
+            with open_ground(self.combination.caps) as ground, Lab(ground, self.options, progress, directory) as lab:
+                if self.combination.rmap == HOST_RMAP:
+                    return host_row(lab, self.nr_pages, self.share)
+                result = self._late_store(lab, record)
+        except OSError as error:
+            words = error.strerror or str(error)
+            return Row(**names, error=f"{error.filename}: {words}" if error.filename else words)
+        except (LabError, ValueError, Signal, KernelBug, MemoryError) as error:
+            return Row(**names, error=str(error) or type(error).__name__)
+        seconds = time.perf_counter() - began_s - lab.looking_s
+        return Row(**names, **_fields(result), seconds=round(seconds, 3))
+
+    def _late_store(self, lab: Lab, record: RowRecord | None) -> LateStore:
+        """Run the experiment; leave in the record what the machine counted, unless it was interrupted in the middle."""
+        try:
+            result = late_store(lab, self.nr_pages, self.share)
+        except Exception:
+            _take_counters(lab, record)
+            raise
+        _take_counters(lab, record)
+        return result
+
+
+def _take_counters(lab: Lab, record: RowRecord | None) -> None:
+    lab.stop_recording()
+    if record is not None:
+        record.counters, record.sampler = lab.counters(), lab.sampler()
 
 
 def _fields(result: LateStore) -> dict[str, Any]:
@@ -116,15 +163,20 @@ def run_all(
     seed: int = 0,
     ram: int | None = None,
     progress: Progress | None = None,
+    records: RowRecords | None = None,
+    keep: Callable[[Sequence[Row]], None] = lambda _rows: None,
 ) -> list[Row]:
-    """Run every row, one after the other."""
+    """Run every row, one after the other; after each, `keep` is given those that are done."""
     todo = list(rows)
     shown = progress or NoProgress()
-    done = []
+    done: list[Row] = []
     for number, row in enumerate(todo, 1):
         label = f"[{number}/{len(todo)}] {row.rmap} on {row.caps}, {row.format}"
         labelled = _Labelled(shown, label)
-        done.append(run_row(row, nr_pages, open_ground, share=share, seed=seed, ram=ram, progress=labelled))
+        done.append(
+            run_row(row, nr_pages, open_ground, share=share, seed=seed, ram=ram, progress=labelled, records=records)
+        )
+        keep(done)
     return done
 
 

@@ -1,5 +1,6 @@
 """Lab: what a workload is given. A place for files, a machine to boot, a seed, and somebody to tell."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from emu.lab.errors import LabError, WrongOption
 from emu.lab.ground import Ground
 from emu.lab.progress import NoProgress, Progress
 from emu.lab.stamps import page_words
+from emu.lab.steps import RecordedSteps
 from emu.lab.vmstat_series import VmstatSeries
 from emu.lab.window_map import Look, look_at, save_looks
 from emu.machine import Machine
@@ -68,7 +70,8 @@ class Lab:
     Fields: `directory` to make files in, `ground` to find them again, `options`, `seed`, `rng` (numpy's, from
     the seed), `page_size` of the machine's format, `progress` to report long steps to.
 
-    Into `records`, the run's directory, go the counters over time while the machine runs, and its events.
+    Into `records`, the run's directory, go the counters over time while the machine runs, its steps, and its events.
+    `looking_s` is how long the workload was stopped for looks at its mappings: no time of the experiment's.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class Lab:
         self.ground = ground
         self.options = options
         self.progress: Progress = progress or NoProgress()
+        if records is not None:
+            self.progress = RecordedSteps(self.progress, records, self._at_step)
         self.seed = options.seed
         self.rng = np.random.default_rng(options.seed)
         self.page_size = 1 << get_format(options.format).page_shift
@@ -85,6 +90,7 @@ class Lab:
         self._recording = ExitStack()
         self._series: VmstatSeries | None = None
         self._looks: list[Look] = []
+        self.looking_s = 0.0
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Self:
@@ -174,8 +180,14 @@ class Lab:
     def look(self, process: Process, mapping: Mapping, label: str) -> None:
         """Keep, in the records of the run, what each page of a mapping shows now; nothing where there are none."""
         if self._records is not None:
+            began_s = time.perf_counter()
             self._looks.append(look_at(self.machine, process, mapping, label))
             save_looks(self._looks, self._records)
+            self.looking_s += time.perf_counter() - began_s
+
+    def _at_step(self) -> None:
+        if self._series is not None:
+            self._series.sample()
 
     def stop_recording(self) -> None:
         """End the records of a run: the last line of the counters, the events up to now."""

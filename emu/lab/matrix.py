@@ -177,9 +177,14 @@ def run_cells(
     seed: int,
     open_ground: Callable[[str], AbstractContextManager[Ground]],
     progress: Progress | None = None,
+    *,
+    keep: Callable[[Sequence[Cell]], None] = lambda _cells: None,
 ) -> list[Cell]:
-    """Try every kind under every strategy; accounted ones on `disk`, the others on `ramfs`."""
-    cells = []
+    """Try every kind under every strategy; accounted ones on `disk`, the others on `ramfs`.
+
+    After each kind `keep` is given the cells that are done.
+    """
+    cells: list[Cell] = []
     shown = progress or NoProgress()
     with shown.step("trying each kind of mapping", 32 * len(rmaps)) as advance:
         for accounted, caps in ((True, "disk"), (False, "ramfs")):
@@ -189,6 +194,7 @@ def run_cells(
                         options = LabOptions(rmap=rmap, format=format_name, caps=caps, seed=seed)
                         cells.append(run_cell(ground, rmap, kind, options))
                         advance(1)
+                    keep(cells)
     return cells
 
 

@@ -8,6 +8,7 @@ The manifest is written before the run and again after it, so a run that was kil
 """
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -21,14 +22,14 @@ from typing import Any
 
 import psutil
 
-from emu.lab.errors import LabError
+from emu.lab.errors import LabError, Terminated
 
 MANIFEST_VERSION = 1
 _PACKAGES = ("fremap", "numpy", "numba", "fusepy", "psutil")
 
 
-def versions() -> dict[str, str]:
-    """Return what was installed: the versions that a result may depend on."""
+@functools.cache
+def _installed() -> dict[str, str]:
     found = {"python": platform.python_version(), "kernel": platform.release()}
     for package in _PACKAGES:
         try:
@@ -36,6 +37,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def versions() -> dict[str, str]:
+    """Return what was installed: the versions that a result may depend on."""
+    return dict(_installed())
 
 
 def machine_facts() -> dict[str, Any]:
@@ -119,7 +125,10 @@ class RunDirectory:
         option: str = "--out",
     ) -> None:
         self._began_s = time.monotonic()
-        if out is not None and not (overwrite and _name_of_run(out) == name):
+        if out is not None and overwrite and _name_of_run(out) == name:
+            # An earlier run's: if this one is cut short they would be taken for its own.
+            (out / "counters.json").unlink(missing_ok=True)
+        elif out is not None:
             refuse_a_run(out, option)
         self.path = self._make(name, out)
         self.manifest: dict[str, Any] = {
@@ -166,6 +175,26 @@ class RunDirectory:
     def save_counters(self, counters: dict[str, Any]) -> None:
         """Write counters.json."""
         _write_json(self.path / "counters.json", counters)
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Note what ended the run, in words, if it gets to no `finish` of its own: no run that ended says "running"."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._give_up("interrupted")
+            raise
+        except Terminated:
+            self._give_up("terminated")
+            raise
+        except Exception as error:
+            self._give_up(str(error) or type(error).__name__)
+            raise
+
+    def _give_up(self, status: str) -> None:
+        # Where the disk is full, what filled it is what the user must be told.
+        with contextlib.suppress(OSError):
+            self.finish(status)
 
     def finish(self, status: str = "done", **facts: object) -> None:
         """Note in the manifest how the run ended ("done", or what went wrong) and how long it took."""

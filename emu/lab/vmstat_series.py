@@ -31,25 +31,30 @@ class VmstatSeries:
         self._kernel = kernel
         self._interval_s = interval_s
         self._stop = threading.Event()
+        self._writing = threading.Lock()
         self._file = (directory / VMSTAT).open("w", newline="", encoding="ascii")
         self._writer = csv.writer(self._file)
         self._writer.writerow([*_TIMES, *cheap_vmstat(kernel)])
         self.nr_samples = 0
         self.cpu_s = 0.0
-        self._sample()
+        self.sample()
         self._thread = threading.Thread(target=self._run, name="vmstat-series", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self._sample()
-        self.cpu_s = time.thread_time()
+            self.sample()
+        self.cpu_s += time.thread_time()
 
-    def _sample(self) -> None:
-        row = [f"{time.monotonic():.6f}", f"{self._kernel.clock.now():.6f}", *cheap_vmstat(self._kernel).values()]
-        self._writer.writerow(row)
-        self._file.flush()
-        self.nr_samples += 1
+    def sample(self) -> None:
+        """Write a line now; nothing once it was stopped."""
+        with self._writing:
+            if self._file.closed:
+                return
+            row = [f"{time.monotonic():.6f}", f"{self._kernel.clock.now():.6f}", *cheap_vmstat(self._kernel).values()]
+            self._writer.writerow(row)
+            self._file.flush()
+            self.nr_samples += 1
 
     def stop(self) -> None:
         """Write the last line and close the file."""
@@ -57,7 +62,7 @@ class VmstatSeries:
             return
         self._stop.set()
         self._thread.join()
-        self._sample()
+        self.sample()
         self._file.close()
 
     def __enter__(self) -> Self:

@@ -10,6 +10,7 @@ import jinja2
 
 from emu.lab.answer_rows import Answer
 from emu.report.answer_table import answer_verdicts, lost_words
+from emu.report.run_facts import unfinished
 from emu.report.table import format_number
 from emu.units import format_size
 
@@ -106,7 +107,7 @@ def render_answer(answer: Answer, pictures: Sequence[Path], manifest: dict[str, 
         "versions": ", ".join(f"{name} {version}" for name, version in installed.items()),
     }
     return environment.get_template("answer.html.j2").render(
-        verdicts=answer_verdicts(answer),
+        verdicts=unfinished(manifest, "the cells that were done are here") + answer_verdicts(answer),
         pictures=[
             {"name": path.stem, "base64": base64.b64encode(path.read_bytes()).decode()} for path in pictures
         ],

@@ -202,10 +202,13 @@ DRAWINGS: dict[str, Callable[[Answer], Figure]] = {
 
 
 def save_answer_pictures(answer: Answer, directory: Path) -> list[Path]:
-    """Draw every picture into a directory as PNG and return the files."""
+    """Draw every picture that there are rows for into a directory as PNG and return the files."""
     saved = []
+    rows: dict[str, Sequence[object]] = {"answer_memory": answer.memory, "answer_waits": answer.waits}
     with mpl.rc_context(_STYLE):
         for name, draw in DRAWINGS.items():
+            if not rows.get(name, answer.costs):
+                continue
             path = directory / f"{name}.png"
             draw(answer).savefig(path)
             saved.append(path)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from emu.lab.matrix import Cell, Kind
 from emu.report.matrix_table import matrix_table, matrix_verdicts
+from emu.report.run_facts import unfinished
 
 _WIDTH = 160
 _PAGE = """<!doctype html>
@@ -50,9 +51,8 @@ def render_matrix(cells: Sequence[Cell], manifest: dict[str, Any]) -> str:
     """Return the HTML; `manifest` is that of the run directory."""
     console = Console(record=True, file=io.StringIO(), width=_WIDTH, highlight=False)
     console.print(matrix_table(cells))
-    said = "".join(
-        f"<li{'' if good else ' class=bad'}>{escape(sentence)}</li>" for good, sentence in matrix_verdicts(cells)
-    )
+    verdicts = unfinished(manifest, f"{len(cells)} cells are here") + matrix_verdicts(cells)
+    said = "".join(f"<li{'' if good else ' class=bad'}>{escape(sentence)}</li>" for good, sentence in verdicts)
     ground = escape(str(manifest["config"].get("ground", "")))
     page = _PAGE.format(when=escape(manifest["started"]), ground=ground, seed=manifest["seed"], said=said)
     # Braces of the page's own text would be fields of rich's format.

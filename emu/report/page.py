@@ -1,6 +1,5 @@
 """The comparison as one HTML file that needs no other: pictures inside, no script, no network."""
 
-import base64
 import shlex
 from collections.abc import Sequence
 from itertools import groupby
@@ -10,6 +9,7 @@ from typing import Any
 import jinja2
 
 from emu.lab.rows import Row
+from emu.report.run_facts import picture_of, unfinished
 from emu.report.table import (
     ABSENT,
     format_number,
@@ -62,8 +62,23 @@ def _line(row: Row) -> dict[str, Any]:
     return {"name": row.rmap, "cells": cells, "state": state}
 
 
-def render_page(rows: Sequence[Row], pictures: Sequence[Path], manifest: dict[str, Any]) -> str:
-    """Return the HTML of a comparison; `manifest` is that of its run directory."""
+def planned_rows(manifest: dict[str, Any], rows: Sequence[Row]) -> int:
+    """Return how many rows a comparison was to have."""
+    return int(manifest["config"].get("nr_rows") or len(rows))
+
+
+def all_verdicts(rows: Sequence[Row], manifest: dict[str, Any]) -> list[tuple[bool, str]]:
+    """Return what is to be said of a comparison; first what kept it from its end, if anything did."""
+    return unfinished(manifest, f"{len(rows)} of {planned_rows(manifest, rows)} rows are here") + verdicts(rows)
+
+
+def render_page(
+    rows: Sequence[Row],
+    pictures: Sequence[Path],
+    manifest: dict[str, Any],
+    courses: Sequence[Path] = (),
+) -> str:
+    """Return the HTML of a comparison; `manifest` is that of its run directory, `courses` are its courses of time."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("emu.report", ""),
         autoescape=True,
@@ -82,15 +97,14 @@ def render_page(rows: Sequence[Row], pictures: Sequence[Path], manifest: dict[st
         "versions": ", ".join(f"{name} {version}" for name, version in installed.items()),
     }
     return environment.get_template("compare.html.j2").render(
-        title=summary_title(rows),
+        title=summary_title(rows, manifest["config"].get("nr_pages")),
         ground=manifest["config"]["ground"],
         seed=manifest["seed"],
-        verdicts=verdicts(rows),
+        verdicts=all_verdicts(rows, manifest),
         headings=_HEADINGS,
         sections=sections,
-        pictures=[
-            {"name": path.stem, "base64": base64.b64encode(path.read_bytes()).decode()} for path in pictures
-        ],
+        pictures=[picture_of(path) for path in pictures],
+        courses=[picture_of(path) for path in courses],
         command=shlex.join(["fremap", *manifest["command"][1:]]),
         facts=facts,
     )

@@ -168,12 +168,18 @@ DRAWINGS: dict[str, Callable[[Sequence[Row]], Figure]] = {
 }
 
 
+def draw_pictures(rows: Sequence[Row]) -> dict[str, Figure]:
+    """Draw every picture, by its name."""
+    with mpl.rc_context(_STYLE):
+        return {name: draw(rows) for name, draw in DRAWINGS.items()}
+
+
 def save_pictures(rows: Sequence[Row], directory: Path) -> list[Path]:
     """Draw every picture into a directory as PNG and return the files."""
     saved = []
-    with mpl.rc_context(_STYLE):
-        for name, draw in DRAWINGS.items():
-            path = directory / f"{name}.png"
-            draw(rows).savefig(path)
-            saved.append(path)
+    for name, figure in draw_pictures(rows).items():
+        path = directory / f"{name}.png"
+        with mpl.rc_context(_STYLE):
+            figure.savefig(path)
+        saved.append(path)
     return saved

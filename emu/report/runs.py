@@ -15,7 +15,9 @@ from emu.lab.errors import LabError
 from emu.lab.lab import EVENTS
 from emu.lab.observe import Sample
 from emu.lab.record import SAMPLES, read_samples
+from emu.lab.row_records import ROWS, row_directories
 from emu.lab.rundir import MANIFEST_VERSION
+from emu.lab.steps import Step, read_steps
 from emu.lab.tracefs import KERNEL_TRACE
 from emu.lab.vmstat_series import VMSTAT, read_vmstat_series
 from emu.lab.window_map import Look, read_looks
@@ -23,6 +25,7 @@ from emu.mm_types.events import EVENT_DTYPE
 from emu.report.trace.book import read_names
 from emu.report.trace.from_kernel import read_kernel_events
 
+_NPY_HEADER_NBYTES = 256
 _MANIFEST: dict[str, type] = {
     "name": str, "command": list, "started": str, "status": str, "config": dict, "versions": dict, "machine": dict,
 }  # fmt: skip
@@ -33,8 +36,8 @@ _MANIFEST: dict[str, type] = {
 class Run:
     """A run directory's content.
 
-    `samples` are of a mount; `series` (counters over time), `events` and `looks` of an emulated machine. Each is empty
-    unless it was recorded.
+    `samples` are of a mount; `series` (counters over time), `events`, `steps` and `looks` of an emulated machine;
+    `rows` are the runs of a comparison's rows, without their events. Each is empty unless it was recorded.
     """
 
     path: Path
@@ -44,6 +47,9 @@ class Run:
     series: list[dict[str, float]] = field(default_factory=list)
     events: npt.NDArray[Any] = field(default_factory=lambda: np.zeros(0, EVENT_DTYPE))
     looks: list[Look] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    rows: list["Run"] = field(default_factory=list)
+    damaged_rows: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -51,15 +57,31 @@ class Run:
         return str(self.manifest["name"])
 
     @property
+    def label(self) -> str:
+        """What to call it among others: a comparison's row has the name of its directory."""
+        return self.path.resolve().name if self.path.resolve().parent.name == ROWS else self.name
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether it was killed before it could note how it ended."""
+        return self.manifest.get("status") == "running"
+
+    @property
+    def has_events(self) -> bool:
+        """Whether it recorded events, read or not."""
+        path = self.path / EVENTS
+        return path.is_file() and path.stat().st_size > _NPY_HEADER_NBYTES
+
+    @property
     def missing(self) -> list[str]:
         """A line for each file that this run must have left and that cannot be used; the rest can."""
-        lines = []
+        lines = [*self.damaged_rows]
         if self.name == "record" and not self.samples:
             lines.append(f"{self.path / SAMPLES} is missing: nothing is shown of the mount's memory over time")
         if self.name != "record" and self.manifest.get("status") == "done" and not self.counters:
             lines.append(f"{self.path / 'counters.json'} is missing or empty: no counters are shown")
         names = (self.path / EVENTS).with_suffix(".json")
-        if len(self.events) and read_names(names) is None:
+        if self.has_events and read_names(names) is None:
             lines.append(f"{names} is missing or damaged: files and disks have numbers instead of names")
         return lines
 
@@ -82,8 +104,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return told
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path, *, with_events: bool = True) -> Run:
     """Read a run directory; what a killed run did not get to write is left out.
+
+    `with_events`: events may be large; without, there are none.
 
     Raises
     ------
@@ -109,9 +133,22 @@ def load_run(path: Path) -> Run:
         counters,
         samples,
         read_vmstat_series(path) if (path / VMSTAT).is_file() else [],
-        _read_events(path / EVENTS),
+        _read_events(path / EVENTS) if with_events else np.zeros(0, EVENT_DTYPE),
         read_looks(path),
+        read_steps(path),
+        *_load_rows(path),
     )
+
+
+def _load_rows(path: Path) -> tuple[list[Run], list[str]]:
+    """Return the runs of a comparison's rows, and a line for each that is damaged."""
+    rows, damaged = [], []
+    for row in row_directories(path):
+        try:
+            rows.append(load_run(row, with_events=False))
+        except LabError as error:
+            damaged.append(f"{error}; its course of time is not shown")
+    return rows, damaged
 
 
 def _read_events(path: Path) -> npt.NDArray[Any]:

@@ -48,12 +48,16 @@ def say(axes: Axes, text: str) -> None:
     axes.annotate(text, (0.0, 1.03), xycoords="axes fraction")
 
 
-def share_axes(figures: Sequence[Figure]) -> None:
-    """Give pictures that stand side by side the same axes, so that lengths can be compared."""
+def share_axes(figures: Sequence[Figure], *, only_x: bool = False) -> None:
+    """Give pictures that stand side by side the same axes, so that lengths can be compared.
+
+    `only_x` is for bars, whose places on the other axis are names.
+    """
     plots = [axes for figure in figures for axes in figure.axes[:1]]
     if len(plots) < 2:
         return
-    for get, put in (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim")):
+    both = (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim"))
+    for get, put in both[:1] if only_x else both:
         limits = [getattr(axes, get)() for axes in plots]
         for axes in plots:
             getattr(axes, put)(min(low for low, _high in limits), max(high for _low, high in limits))

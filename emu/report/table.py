@@ -44,8 +44,10 @@ def format_share(value: float | None) -> str:
     return f"{100 * value:.3g} %"
 
 
-def summary_title(rows: Sequence[Row]) -> str:
-    """Return what was run, in one line."""
+def summary_title(rows: Sequence[Row], nr_pages: int | None = None) -> str:
+    """Return what was run, in one line; of no rows `nr_pages` tells it."""
+    if not rows:
+        return "late_store" if nr_pages is None else f"late_store: {nr_pages:,} pages"
     dirty = next((row.dirty_pages for row in rows if row.dirty_pages is not None), None)
     stored = "" if dirty is None else f", {dirty:,} of them stored twice"
     return f"late_store: {rows[0].pages:,} pages{stored}"

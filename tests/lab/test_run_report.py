@@ -18,7 +18,7 @@ from emu.lab.observe import FIELDS, Sample
 from emu.lab.window_map import PageState, read_looks
 from emu.mm_types.events import EventKind
 from emu.report.machine_pictures import MachineRecord, draw_faults, draw_latency, fault_kinds
-from emu.report.run_page import format_us
+from emu.report.run_facts import format_us
 from emu.report.run_pictures import LEAST_SERIES, memory_of, save_run_pictures
 from emu.report.runs import Run, load_run, totals
 from emu.report.timeline import draw_amplification, draw_dirty, draw_law, law_points

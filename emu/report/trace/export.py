@@ -6,13 +6,13 @@ from pathlib import Path
 from emu.lab.errors import LabError
 from emu.lab.lab import EVENTS
 from emu.lab.tracefs import KERNEL_TRACE
-from emu.lab.vmstat_series import VMSTAT, read_vmstat_series
+from emu.lab.vmstat_series import VMSTAT
 from emu.report.runs import Run
 from emu.report.trace.book import MACHINE_PID, read_book, read_events
 from emu.report.trace.from_events import trace_of_events
 from emu.report.trace.from_kernel import read_kernel_events, trace_of_kernel
-from emu.report.trace.from_samples import trace_of_samples, trace_of_vmstat
-from emu.report.trace.ftrace import Line, counter_lines, ftrace_lines, ftrace_text, kernel_lines
+from emu.report.trace.from_samples import trace_of_samples, trace_of_steps, trace_of_vmstat
+from emu.report.trace.ftrace import Line, counter_lines, ftrace_lines, ftrace_text, kernel_lines, slice_lines
 from emu.report.trace.model import Trace
 from emu.report.trace.perfetto import write_perfetto
 
@@ -32,12 +32,13 @@ def trace_of_run(run: Run, base: int = 0) -> Trace:
     trace = Trace()
     machine = MACHINE_PID + base
     if (run.path / EVENTS).is_file():
-        book = read_book((run.path / EVENTS).with_suffix(".json"), run.name, base)
+        book = read_book((run.path / EVENTS).with_suffix(".json"), run.label, base)
         trace.add(trace_of_events(read_events(run.path / EVENTS), book))
     if (run.path / VMSTAT).is_file():
         known = frozenset(point.counter.name for point in trace.points)
-        trace.processes.setdefault(machine, "emulated machine")
-        trace.add(trace_of_vmstat(read_vmstat_series(run.path), machine, known))
+        trace.processes.setdefault(machine, "emulated machine" + (f": {run.label}" if run.label != run.name else ""))
+        trace.add(trace_of_vmstat(run.series, machine, known))
+    trace.add(trace_of_steps(run.steps, run.series, machine))
     if run.samples:
         mountpoint = run.manifest["config"].get("mountpoint", "mount")
         trace.add(trace_of_samples(run.samples, machine, f"mount {mountpoint}"))
@@ -82,10 +83,11 @@ def export_ftrace(runs: Sequence[Run], path: Path) -> int:
 def _lines_of_run(run: Run, base: int) -> Iterator[Line]:
     machine = MACHINE_PID + base
     if (run.path / EVENTS).is_file():
-        book = read_book((run.path / EVENTS).with_suffix(".json"), run.name, base)
+        book = read_book((run.path / EVENTS).with_suffix(".json"), run.label, base)
         yield from ftrace_lines(read_events(run.path / EVENTS), book)
     elif (run.path / VMSTAT).is_file():
-        yield from counter_lines(trace_of_vmstat(read_vmstat_series(run.path), machine))
+        yield from counter_lines(trace_of_vmstat(run.series, machine))
+    yield from slice_lines(trace_of_steps(run.steps, run.series, machine))
     if run.samples:
         yield from counter_lines(trace_of_samples(run.samples, machine, ""))
     if (run.path / KERNEL_TRACE).is_file():

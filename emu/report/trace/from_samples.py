@@ -1,10 +1,11 @@
-"""A recorded mount's samples, and a machine's counters over time, as counters of a trace."""
+"""A recorded mount's samples, and a machine's counters and steps over time, as counters and slices of a trace."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
 from emu.lab.observe import Rates, Sample
-from emu.report.trace.model import Counter, Point, Trace, to_ns
+from emu.lab.steps import Step
+from emu.report.trace.model import Counter, Lane, Point, Slice, Trace, to_ns
 
 _GAUGES = (
     ("dirty", "dirty"),
@@ -63,3 +64,22 @@ def trace_of_vmstat(series: Sequence[dict[str, float]], pid: int, without: froze
         at_ns = to_ns(row["clock_s"])
         trace.points += [Point(Counter(pid, name, ""), at_ns, int(row[name])) for name in moving]
     return trace
+
+
+def trace_of_steps(steps: Sequence[Step], series: Sequence[dict[str, float]], pid: int) -> Trace:
+    """Return an experiment's steps as slices on a lane of the machine; one cut short ends with the records."""
+    trace = Trace()
+    if not steps:
+        return trace
+    last_s = max([row["time_s"] for row in series[-1:]] + [step.began_s for step in steps])
+    for step in steps:
+        ended_s = last_s if step.ended_s is None else step.ended_s
+        begin_ns, end_ns = (to_ns(_on_machine_clock(series, at_s)) for at_s in (step.began_s, ended_s))
+        trace.slices.append(Slice(Lane(pid, "steps"), begin_ns, max(begin_ns, end_ns), step.title))
+    return trace
+
+
+def _on_machine_clock(series: Sequence[dict[str, float]], at_s: float) -> float:
+    """Return a moment of the host's clock on the machine's, which is the same one unless it was made to be another."""
+    after = next((row for row in series if row["time_s"] >= at_s), series[-1] if series else None)
+    return at_s if after is None else at_s + after["clock_s"] - after["time_s"]

@@ -311,6 +311,15 @@ def counter_lines(trace: Trace) -> Iterator[Line]:
         yield point.at_ns, number, _line("fremap", counter.pid, 0, point.at_ns, f"tracing_mark_write: {words}")
 
 
+def slice_lines(trace: Trace) -> Iterator[Line]:
+    """Yield a trace's slices as markers of asynchronous sections, which may overlap what threads do."""
+    for number, one in enumerate(trace.slices):
+        pid = one.track.pid
+        for at_ns, letter in ((one.begin_ns, "S"), (one.end_ns, "F")):
+            words = f"{letter}|{pid}|{one.name}|{number}"
+            yield at_ns, number, _line("fremap", pid, 0, at_ns, f"tracing_mark_write: {words}")
+
+
 def kernel_lines(path: Path) -> Iterator[Line]:
     """Yield the lines that the real kernel printed, as they are."""
     for number, event in enumerate(read_kernel_events(path)):
