@@ -1,7 +1,7 @@
 """All dirty pages of a mount: counters, limits, and the dirty files, oldest first.
 
 Only dirty pages and pages under writeback are kept; a clean page is dropped at once, since the machine's own
-page cache has it. The files themselves are `cachedfile`.
+page cache has it. The files themselves are `dirtyfile`.
 """
 
 import threading
@@ -17,7 +17,7 @@ from fsbackend.storeio import StoreIo
 from fsbackend.throttle import DirtyTask, Thresholds
 
 if TYPE_CHECKING:
-    from fsbackend.cachedfile import CachedFile
+    from fsbackend.dirtyfile import DirtyFile
 
 RESERVE_NBYTES = 1 << 20
 """Room in the store that buffered writes leave for its own metadata."""
@@ -38,7 +38,7 @@ class Cache:
         self.clock = clock
         self.pool = PagePool()
         self.lock = threading.Lock()
-        self.dirty_files: OrderedDict[CachedFile, float] = OrderedDict()
+        self.dirty_files: OrderedDict[DirtyFile, float] = OrderedDict()
         self.limits = Thresholds(1 << 30, 1 << 31)
         self.others_dirty = 0
         self.wakeup = threading.Event()
@@ -55,7 +55,7 @@ class Cache:
         self._room_nbytes = 0
         self._room_until_s = 0.0
 
-    def account_dirtied(self, file: "CachedFile", nr_pages: int) -> None:
+    def account_dirtied(self, file: "DirtyFile", nr_pages: int) -> None:
         """Count newly dirty pages and put the file on the list; wake the flusher above the background limit."""
         with self.lock:
             self.bdi.account_page_dirtied(nr_pages)
@@ -120,7 +120,7 @@ class Cache:
             else:
                 self.pauses[bound_ms] += 1
 
-    def requeue(self, file: "CachedFile", *, all_clean: bool, since_s: float | None = None) -> None:
+    def requeue(self, file: "DirtyFile", *, all_clean: bool, since_s: float | None = None) -> None:
         """After a batch of the file: off the list if clean, else to its tail, so that each file has its turn.
 
         With `since_s`, nothing of it was dirty for longer than that: a file that is always written to ages anew.
@@ -133,7 +133,7 @@ class Cache:
                 if since_s is not None:
                     self.dirty_files[file] = since_s
 
-    def oldest(self, before_s: float | None = None) -> "list[CachedFile]":
+    def oldest(self, before_s: float | None = None) -> "list[DirtyFile]":
         """Return the dirty files, oldest first; only those dirty since before `before_s` if it is given."""
         with self.lock:
             return [file for file, since in self.dirty_files.items() if before_s is None or since <= before_s]

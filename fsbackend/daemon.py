@@ -40,11 +40,19 @@ log = logging.getLogger("fremap")
 
 PR_SET_IO_FLUSHER = 57
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that ask for an orderly end. They wait until the mount serves: else one could leave it without a daemon."""
+
 
 def set_io_flusher() -> bool:
     """Tell the kernel that we clean dirty pages, so that it never makes us wait for that; needs a capability."""
     libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
     return bool(libc.prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0)
+
+
+def _refuse() -> contextlib.AbstractContextManager[None]:
+    """Answer a request of a daemon that ends."""
+    raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
 
 class Daemon:
@@ -56,6 +64,7 @@ class Daemon:
 
         self.options = options
         self.orphaned = False
+        self._unmounting = threading.Lock()
         self.device = ""
         caps = parse_caps(options.caps)
         self.bdi = BackingDevInfo(options.mountpoint, caps, options.params)
@@ -131,15 +140,20 @@ class Daemon:
         self.operations.session = self.session
         self.device = state.device_of(self.options.mountpoint)
         self.injector.sleep = self.session.sleep
+        if self.cutter is not None:
+            self.cutter.keep_awake = self.session.keep_awake
         self.flusher.start()
         self.session.start()
         self.watch_owner()
 
-    def serve(self) -> int:
-        """Serve until unmounted; return the exit status."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    def serve(self, early: list[int]) -> int:
+        """Serve until unmounted, or not at all if a signal came `early`; return the exit status."""
+        for number in ENDING:
             signal.signal(number, lambda _number, _frame: self.unmount_self())
+        if early:
+            self.unmount_self()
         self.session.done.wait()
+        self._unmounting.acquire()  # for good: a signal that comes now changes nothing
         self.flusher.stop()
         self.shared.close()
         self.session.close()
@@ -168,34 +182,66 @@ class Daemon:
             log.error("not unmounted after the owner's end: %s", error)
 
     def unmount_self(self) -> None:
-        """Write back and unmount, on a signal."""
-        threading.Thread(target=self._unmount_self, name="unmount", daemon=True).start()
+        """Write back and unmount, on a signal; another signal meanwhile asks for nothing more."""
+        if self._unmounting.acquire(blocking=False):
+            threading.Thread(target=self._unmount_self, name="unmount", daemon=True).start()
 
     def _unmount_self(self) -> None:
-        failures = self.fs.sync()
-        for line in failures:
-            log.error("not unmounting on the signal, not written back: %s", line)
-        if not failures and self.device and not state.is_mounted(self.device):
-            self._end_detached()
-        elif not failures:
-            error = state.kernel_unmount(self.options.mountpoint, lazy=True)
-            if error:
-                log.error("not unmounted on the signal: %s", error)
+        try:
+            is_detached = bool(self.device) and not state.is_mounted(self.device)
+            if is_detached:
+                self.session.keep_awake(awake=True)
+                self._fetch_mapped()
+            with self.flusher.gate():
+                failures = self.fs.sync()
+            for line in failures:
+                log.error("not unmounting on the signal, not written back: %s", line)
+            if failures:
+                self.session.keep_awake(awake=False)
+            elif is_detached:
+                self._end_detached()
+            else:
+                error = state.kernel_unmount(self.options.mountpoint, lazy=True)
+                if error:
+                    log.error("not unmounted on the signal: %s", error)
+        except Exception:
+            log.exception("bug: the unmount on a signal failed")
+        finally:
+            self._unmounting.release()
+
+    def _fetch_mapped(self) -> None:
+        """Have the kernel write to us what it has of open files: stores through mappings, of which we do not know."""
+        for node in list(self.fs.nodes.values()):
+            if node.nlookup > 0 and node.data is not None and node.data.nr_open:
+                self.session.inval_inode(node.id)
 
     def _end_detached(self) -> None:
         """End where the mount is gone and files are open yet; whoever has them open gets ENOTCONN from now on.
 
         All was just written back. Workers cannot be woken from their read of /dev/fuse, so the process ends here.
         """
+        self.operations.gate = _refuse
+        self.session.wait_until_answered(timeout_s=1.0)
+        self.flusher.stop()
+        self.shared.close()
+        failures = self.fs.close()
+        for line in failures:
+            log.error("not written back at the end: %s", line)
         log.info("ended on the signal; files were still open")
         state.remove_record(os.getpid())
-        state.remove_quiet_log(self.options.log_path)
-        os._exit(0)
+        if not failures:
+            state.remove_quiet_log(self.options.log_path)
+        if self.orphaned and self.options.scratch:
+            state.remove_scratch(self.options.scratch)
+        os._exit(1 if failures else 0)
 
 
 def main() -> int:
     """Run a daemon with the options on standard input."""
     options = MountOptions.from_json(sys.stdin.read())
+    early: list[int] = []
+    for ending in ENDING:
+        signal.signal(ending, lambda number, _frame: early.append(number))
     os.umask(0)
     os.chdir("/")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -229,7 +275,7 @@ def main() -> int:
     log.info("serving %s at %s as %s", options.store or "RAM", options.mountpoint, options.caps)
     os.write(answer, b"serving\n")
     os.close(answer)
-    status = daemon.serve()
+    status = daemon.serve(early)
     state.remove_record(os.getpid())
     if status == 0:
         state.remove_quiet_log(options.log_path)

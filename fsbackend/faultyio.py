@@ -15,7 +15,7 @@ from fsbackend.diskcache import DiskCache
 from fsbackend.durability import Choice, DurabilityJournal, FileJournal
 from fsbackend.inject import Injector, Rule
 from fsbackend.node import Node
-from fsbackend.storeio import StoreIo
+from fsbackend.storeio import PowerCutError, StoreIo
 
 
 class PendingNames(Protocol):
@@ -39,14 +39,18 @@ class FaultyIo(StoreIo):
         self.journal = journal
         self.disk_cache = DiskCache(seed)
         self.dead = False
+        self.cutting = False
         self.names: PendingNames | None = None
 
     def _fire(self, op: str, node: Node, nbytes: int = 0) -> Rule | None:
         if self.dead:
-            raise OSError(errno.EIO, "the power was cut")
-        if not self.injector.has_store:
+            raise PowerCutError
+        if not self.injector.has_store or self.cutting:  # what survives a cut is the user's choice, no rule's
             return None
-        return self.injector.fire(op, os.fsdecode(node.path()), nbytes)
+        fired = self.injector.fire(op, os.fsdecode(node.path()), nbytes)
+        if self.dead:  # the power went while a rule had us wait
+            raise PowerCutError
+        return fired
 
     def _standing_still(self, rule: Rule | None = None) -> AbstractContextManager[object]:
         """Hold the disk's cache if there is, or is about to be, anything in it."""
@@ -147,6 +151,14 @@ class FaultyIo(StoreIo):
             raise
         if self.names is not None and not lies:
             self.names.committed(nr_names)
+
+    def settle(self, fd: int) -> None:
+        """Write out what the disk's cache still holds, as a disk does whose power stays on, even one that lies."""
+        waiting = list(self.disk_cache.files)
+        for node in waiting:
+            self.disk_cache.drain(node)
+        if waiting:
+            super().sync_store(fd)
 
     def truncate(self, node: Node, fd: int, nbytes: int) -> None:
         """Set the size."""

@@ -9,6 +9,7 @@ from fsbackend import lowlevel as ll
 from fsbackend.handlers import Handlers
 from fsbackend.latency import THROTTLED_WRITE
 from fsbackend.pagepool import BLOCK_NBYTES, HEADER_NBYTES
+from fsbackend.storeio import ShortWriteError
 
 _BIG_REPLY = 32 << 10
 _NS = 1_000_000_000
@@ -67,13 +68,20 @@ class FileHandlers(Handlers):
     def on_write(self, req: int, _node_id: int, buf: int, nbytes: int, offset: int, fi: Any) -> None:
         """Write, from the request's memory or with it; the reply waits while the writer is throttled."""
         if self.cutter is not None and self.cutter.discarding and fi.contents.writepage:
+            self.fs.lost(fi.contents.fh)
             ll.reply_write(req, nbytes)  # it was in the kernel's RAM only when the power went
             return
         block = self.session.worker.block
         start = buf - block.address
         whole = block if start == HEADER_NBYTES and nbytes == BLOCK_NBYTES else None
         data = block.request[start : start + nbytes]
-        nr_dirtied = self.fs.write(fi.contents.fh, offset, data, whole)
+        try:
+            nr_dirtied = self.fs.write(fi.contents.fh, offset, data, whole)
+        except ShortWriteError as short:
+            if fi.contents.writepage:  # pages of a mapping: nobody would write the rest again
+                raise
+            ll.reply_write(req, short.nbytes)
+            return
         if nr_dirtied:
             pid = ll.req_ctx(req).contents.pid
             pause_s = self.fs.cache.balance(nr_dirtied, pid)

@@ -217,6 +217,11 @@ class FileSystem(OpenFiles):
     def close(self) -> list[str]:
         """Write back everything and let the store go; return what could not be written."""
         failures = self.sync()
+        if isinstance(self.store, DirStore):
+            try:
+                self.cache.io.settle(self.store.root_fd)
+            except OSError as error:
+                failures.append(f"the store: {error.strerror}")
         with self.lock:
             for node in list(self.nodes.values()):
                 if isinstance(node.data, CachedFile):

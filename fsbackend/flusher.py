@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 import psutil
 
 from fsbackend.cache import Cache
-from fsbackend.cachedfile import CachedFile
+from fsbackend.dirtyfile import DirtyFile
 from fsbackend.pages import PAGE_SIZE
 from fsbackend.throttle import dirty_limits
 
@@ -34,7 +34,7 @@ class Flusher:
         self.share_with: Callable[[int, float], tuple[int, float]] = lambda _dirty, _bandwidth: (0, 1.0)
         self._failed_until_s = 0.0
         self.nr_passes = 0
-        self.current: CachedFile | None = None
+        self.current: DirtyFile | None = None
         self.gate: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def start(self) -> None:
@@ -94,7 +94,7 @@ class Flusher:
         """Write back until the mount is below the background limit."""
         self._write(self.cache.oldest, self.cache.over_background)
 
-    def _write(self, files: Callable[[], list[CachedFile]], needed: Callable[[], bool]) -> None:
+    def _write(self, files: Callable[[], list[DirtyFile]], needed: Callable[[], bool]) -> None:
         """Give each file one batch, round by round, as long as it is needed and something moves."""
         while needed() and not self._stop.is_set():
             nr_written = 0

@@ -33,12 +33,13 @@ class Override:
 class Handle:
     """An open file or directory."""
 
-    __slots__ = ("data", "direct", "entries", "err_seq", "node", "text")
+    __slots__ = ("close_seq", "data", "direct", "entries", "err_seq", "node", "text")
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.data: FileData | None = None
         self.direct = False
         self.err_seq = 0
+        self.close_seq = 0
         self.entries: list[tuple[bytes, int, int]] = []
         self.text: bytes | None = None

@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fsbackend.diskcache import DEFAULT_LIMIT
+from fsbackend.storeio import PowerCutError
 
 _LONGEST_S = 86400
 _SUFFIXES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -235,7 +236,7 @@ class Injector:
             self.sleep(nbytes / fired.number)
         elif fired.action == "cut":
             self.cut(fired.value)
-            raise OSError(errno.EIO, "the power was cut")
+            raise PowerCutError
         return fired
 
     @staticmethod

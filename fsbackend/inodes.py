@@ -136,14 +136,13 @@ class InodeTable:
             return data is None or data.nr_open == 0
         if data.nr_open:
             return False
-        if node.parent is None and os.fstat(data.fd).st_nlink == 0 and node.nlookup <= 0:
-            if data.io_lock.locked():  # by a writeback, for which all names would wait with us: `reap` will do it
-                self.lingering.add(node)
-                return False
-            data.discard()
+        is_gone = node.parent is None and os.fstat(data.fd).st_nlink == 0 and node.nlookup <= 0
+        if is_gone and not data.try_discard():  # all names would wait with us for that writeback: `reap` will do it
+            self.lingering.add(node)
+            return False
         with data.lock:
-            if data.pages.nr_pages or (data.pages.chunks):
-                if node not in self.lingering:
+            if data.pages.chunks:
+                if data.caps.writeback:  # else it stays: nothing ever makes it clean
                     self.lingering.add(node)
                 return False
             if isinstance(data, RamOverride) and node.parent is not None and not data.is_store_file():

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from fsbackend.errseq import ErrSeq
 from fsbackend.pagepool import Block
 
 ROOT_ID = 1
@@ -61,8 +62,7 @@ class FileData(Protocol):
 
     nr_open: int
     nbytes: int
-    err_seq: int
-    err_no: int
+    errors: ErrSeq
     writable: bool
 
     @property

@@ -22,6 +22,7 @@ from fsbackend.pagepool import Block
 from fsbackend.ramoverride import RamOverride
 
 if TYPE_CHECKING:
+    from fsbackend.dirtyfile import DirtyFile
     from fsbackend.node import FileData
     from fsbackend.ramstore import RamStore
 
@@ -81,7 +82,8 @@ class OpenFiles(InodeTable):
 
     def _opened(self, handle: Handle, data: "FileData", flags: int) -> int:
         handle.direct = bool(flags & os.O_DIRECT)
-        handle.err_seq = data.err_seq
+        handle.err_seq = data.errors.sample()
+        handle.close_seq = data.errors.seq
         data.nr_open += 1
         return self._add_handle(handle)
 
@@ -114,7 +116,7 @@ class OpenFiles(InodeTable):
                 data.write_back_all()
         self._unpin(node, data)
 
-    def _unpin(self, node: Node, data: "FileData") -> None:
+    def _unpin(self, node: Node, data: "FileData | DirtyFile") -> None:
         """Take one from `nr_open`, and let go what nobody needs any more."""
         with self.lock:
             data.nr_open -= 1
@@ -170,20 +172,22 @@ class OpenFiles(InodeTable):
         try:
             data.fsync(datasync=datasync)
         finally:
-            failed = handle.err_seq != data.err_seq
-            handle.err_seq = data.err_seq
+            handle.err_seq, failed = data.errors.advance(handle.err_seq)
         if failed:
-            raise os_error(data.err_no)
+            raise os_error(failed)
 
     def flush(self, number: int) -> None:
-        """Report a failed writeback to close(2), if no fsync of this descriptor has.
-
-        fsync reports it all the same: a forked child's close must not take its parent's error.
-        """
+        """Report a failed writeback since the open to close(2), if no fsync of this descriptor has."""
         handle = self.handle(number)
-        data = handle.data
-        if data is not None and handle.err_seq != data.err_seq:
-            raise os_error(data.err_no)
+        failed = handle.data.errors.at_close(max(handle.err_seq, handle.close_seq)) if handle.data else 0
+        if failed:
+            raise os_error(failed)
+
+    def lost(self, number: int) -> None:
+        """Note that bytes of an open file went with the power: its descriptors' next fsync must not promise them."""
+        data = self.handle(number).data
+        if data is not None:
+            data.errors.lost(errno.EIO)
 
     def fallocate(self, number: int, mode: int, offset: int, nbytes: int) -> None:
         """Allocate or punch."""

@@ -62,31 +62,38 @@ class PageMap:
     def write(self, offset: int, data: memoryview, fill: Fill) -> int:
         """Copy `data` to `offset`, filling the rest of pages it covers in part; return pages newly dirty."""
         nr_new, done, end = 0, 0, offset + len(data)
+        if not data:
+            return 0
+        self._prepare(offset, end, fill)
         while offset < end:
-            index, start = offset >> CHUNK_SHIFT, offset & (CHUNK_SIZE - 1)
+            start = offset & (CHUNK_SIZE - 1)
             stop = min(CHUNK_SIZE, start + end - offset)
-            chunk = self.chunks.get(index)
-            if chunk is None:
-                chunk = self.chunks[index] = Chunk(self.pool.alloc())
-            first, last = start >> PAGE_SHIFT, stop - 1 >> PAGE_SHIFT
-            present = chunk.dirty | chunk.writeback
-            try:
-                if start & (PAGE_SIZE - 1) and not present >> first & 1:
-                    self._fill(chunk, index, first, fill)
-                    present |= 1 << first
-                if stop & (PAGE_SIZE - 1) and not present >> last & 1:
-                    self._fill(chunk, index, last, fill)
-            except BaseException:
-                self._drop_if_empty(index, chunk)
-                raise
+            chunk = self.chunks[offset >> CHUNK_SHIFT]
             chunk.memory[start:stop] = data[done : done + stop - start]
-            mask = span_mask(first, last + 1)
+            mask = span_mask(start >> PAGE_SHIFT, (stop - 1 >> PAGE_SHIFT) + 1)
             nr_new += (mask & ~chunk.dirty).bit_count()
             self.nr_pages += (mask & ~(chunk.dirty | chunk.writeback)).bit_count()
             chunk.dirty |= mask
             done += stop - start
             offset += stop - start
         return nr_new
+
+    def _prepare(self, offset: int, end: int, fill: Fill) -> None:
+        """Do what of a write can fail, before it changes anything: get memory, fill pages that it covers in part."""
+        first, last = offset >> CHUNK_SHIFT, end - 1 >> CHUNK_SHIFT
+        try:
+            for index in range(first, last + 1):
+                if index not in self.chunks:
+                    self.chunks[index] = Chunk(self.pool.alloc())
+            if offset & (PAGE_SIZE - 1):
+                self._fill(offset, fill)
+            if end & (PAGE_SIZE - 1) and offset <= end & ~(PAGE_SIZE - 1):
+                self._fill(end, fill)
+        except BaseException:
+            for index in range(first, last + 1):
+                if index in self.chunks:
+                    self._drop_if_empty(index, self.chunks[index])
+            raise
 
     def adopt(self, offset: int, block: Block) -> int:
         """Make a block that holds the bytes of one whole chunk a part of the file; return the pages newly dirty.
@@ -106,10 +113,12 @@ class PageMap:
         chunk.dirty = span_mask(0, PAGES_PER_CHUNK)
         return nr_new
 
-    @staticmethod
-    def _fill(chunk: Chunk, index: int, page: int, fill: Fill) -> None:
-        start = page << PAGE_SHIFT
-        fill((index << CHUNK_SHIFT) + start, chunk.memory[start : start + PAGE_SIZE])
+    def _fill(self, offset: int, fill: Fill) -> None:
+        """Have the whole page of an offset in memory, if it is not there."""
+        chunk = self.chunks[offset >> CHUNK_SHIFT]
+        start = offset & (CHUNK_SIZE - PAGE_SIZE)
+        if not (chunk.dirty | chunk.writeback) >> (start >> PAGE_SHIFT) & 1:
+            fill(offset & ~(PAGE_SIZE - 1), chunk.memory[start : start + PAGE_SIZE])
 
     def _kept(self, offset: int, nbytes: int) -> Iterator[tuple[int, memoryview]]:
         """Yield (where in the range, the bytes) for each run of pages in it that are dirty or under writeback."""

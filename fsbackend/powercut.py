@@ -12,10 +12,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fsbackend.cachedfile import CachedFile
 from fsbackend.dirstore import DirStore
+from fsbackend.dirtyfile import DirtyFile
 from fsbackend.durability import Choice, DurabilityJournal, FileJournal
 from fsbackend.faultyio import FaultyIo
 from fsbackend.namejournal import JournaledStore
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from fsbackend.node import Node
 
 log = logging.getLogger("fremap")
+
+
+class KeepAwake(Protocol):
+    """What ends all injected delays, and lets none begin, until it is called again."""
+
+    def __call__(self, *, awake: bool) -> None:
+        """End delays, or allow them again."""
 
 
 class Gate:
@@ -55,16 +63,18 @@ class Gate:
                 self._changed.notify_all()
 
     @contextlib.contextmanager
-    def shut(self) -> Iterator[None]:
-        """Shut the gate and wait until nobody else is inside."""
+    def shut(self, hurry: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Shut the gate, have those inside hurry, and wait until they have left; EBUSY if it is shut already."""
         own = 1 if getattr(self._mine, "inside", False) else 0
         with self._changed:
             if self._shut:
                 raise OSError(errno.EBUSY, "the power is being cut already")
             self._shut = True
-            while self._nr_inside > own:
-                self._changed.wait()
         try:
+            hurry()
+            with self._changed:
+                while self._nr_inside > own:
+                    self._changed.wait()
             yield
         finally:
             with self._changed:
@@ -84,16 +94,21 @@ class PowerCutter:
         self.nr_cuts = 0
         self.default_survive = "none"
         self.invalidate: Callable[[list[Node], list[tuple[Node, bytes]]], None] = lambda _nodes, _names: None
+        self.keep_awake: KeepAwake = lambda *, awake: None  # noqa: ARG005 - the session's, once it serves
 
     def cut(self, survive: str = "none") -> None:
         """Cut the power; ValueError for a word that is no choice."""
         choice = Choice(survive)
-        with self.gate.shut():
-            self.io.dead = False
-            with self.fs.lock:  # the flusher may be closing files that are clean
-                nodes = self._cut(choice)
-                store = self.fs.store
-                names = store.cut(choice) if isinstance(store, JournaledStore) else []
+        with self.gate.shut(self._die):
+            self.io.dead, self.io.cutting = False, True
+            try:
+                with self.fs.lock:  # the flusher may be closing files that are clean
+                    nodes = self._cut(choice)
+                    store = self.fs.store
+                    names = store.cut(choice) if isinstance(store, JournaledStore) else []
+            finally:
+                self.io.cutting = False
+                self.keep_awake(awake=False)
             self.discarding = True
         try:
             self.invalidate(nodes, names)
@@ -102,6 +117,11 @@ class PowerCutter:
         self.nr_cuts += 1
         log.info("power cut number %d, surviving: %s", self.nr_cuts, choice.word)
 
+    def _die(self) -> None:
+        """Let nothing more get to the store; whoever sleeps in an injected delay wakes up, and hears of it."""
+        self.io.dead = True
+        self.keep_awake(awake=True)
+
     def trigger(self, survive: str) -> None:
         """Cut from within any operation: nothing reaches the store from here on; a thread does the rest."""
         self.io.dead = True
@@ -109,8 +129,11 @@ class PowerCutter:
         def run() -> None:
             try:
                 self.cut(survive)
-            except Exception:
-                log.exception("bug: the power cut failed")
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno == errno.EBUSY:
+                    log.info("two power cuts at once are one")
+                else:
+                    log.exception("bug: the power cut failed")
 
         threading.Thread(target=run, name="power-cut", daemon=True).start()
 
@@ -118,30 +141,40 @@ class PowerCutter:
         for file in self.fs.cache.oldest():
             self._drop_cached(file, choice)
         self.io.cut(choice)
-        assert isinstance(self.fs.store, DirStore)
         for node in list(self.journal.files):
-            fd, opened = getattr(node.data, "fd", -1), -1
-            try:
-                if fd < 0:
-                    fd = opened = self.fs.store.open_data(node)
-                self.journal.cut(node, fd, choice)
-            except FileNotFoundError:
-                self.journal.drop(node)  # it has no name and no opener: nothing of it is left to undo
-            finally:
-                if opened >= 0:
-                    os.close(opened)
-            if isinstance(node.data, CachedFile):
-                node.data.nbytes = os.fstat(node.data.fd).st_size
+            self._undo(node, choice)
         nodes = list(self.fs.nodes.values())
         for node in nodes:
             if isinstance(node.data, RamOverride):
                 node.data.lose()
+            if isinstance(node.data, CachedFile):
+                node.data.errors.forget_failures()
         return nodes
 
-    def _drop_cached(self, file: CachedFile, choice: Choice) -> None:
+    def _undo(self, node: "Node", choice: Choice) -> None:
+        """Put a file in the store back to what the cut leaves of it."""
+        assert isinstance(self.fs.store, DirStore)
+        fd, opened = getattr(node.data, "fd", -1), -1
+        try:
+            if fd < 0:
+                fd = opened = self.fs.store.open_data(node)
+            self.journal.cut(node, fd, choice)
+        except FileNotFoundError:
+            self.journal.drop(node)  # it has no name and no opener: nothing of it is left to undo
+        finally:
+            if opened >= 0:
+                os.close(opened)
+        if isinstance(node.data, CachedFile):
+            node.data.nbytes = os.fstat(node.data.fd).st_size
+            if choice.word != "all":
+                node.data.errors.lost(errno.EIO)
+
+    def _drop_cached(self, file: DirtyFile, choice: Choice) -> None:
         """Drop a file's dirty pages; those that survive go to the store first."""
         io = self.fs.cache.io
         with file.io_lock, file.lock:
+            if file.pages.nr_pages and choice.word != "all":
+                file.errors.lost(errno.EIO)
             for index, first, count in list(file.pages.dirty_runs()):
                 for page in range(first, first + count):
                     offset = (index << CHUNK_SHIFT) + (page << PAGE_SHIFT)

@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 
+from fsbackend.errseq import ErrSeq
 from fsbackend.node import Node, current_time_ns
 from fsbackend.pagepool import Block, PagePool
 from fsbackend.pages import CHUNK_SIZE, PAGE_SIZE, PageMap
@@ -50,8 +51,7 @@ class RamFile:
         self.pages = PageMap(pool)
         self.nbytes = 0
         self.nr_open = 0
-        self.err_seq = 0
-        self.err_no = 0
+        self.errors = ErrSeq()
         self.writable = True
         self.lock = threading.RLock()
         self.io = io

@@ -117,6 +117,8 @@ class Session:
         self.worker = self._workers.local
         self.done = self._workers.done
         self.sleep = self._workers.sleep
+        self.keep_awake = self._workers.keep_awake
+        self.wait_until_answered = self._workers.wait_until_answered
 
     def _serve(self, address: int, nbytes: int) -> None:
         request = self.worker.block.request

@@ -30,6 +30,21 @@ MAX_CALL_BYTES = 128 << 10
 one looks at each of its blocks: four times the system time a write, in ext4_block_write_begin() says perf."""
 
 
+class PowerCutError(OSError):
+    """The store does nothing any more: its power was cut, and what that leaves is being settled."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EIO, "the power was cut")
+
+
+class ShortWriteError(OSError):
+    """The store took the first `nbytes` of a write, and refused the rest with this error."""
+
+    def __init__(self, error: OSError, nbytes: int) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.nbytes = nbytes
+
+
 def fallocate(fd: int, mode: int, offset: int, nbytes: int) -> None:
     """Call fallocate(2), which Python has only in its POSIX form."""
     if _fallocate(fd, mode, offset, nbytes):
@@ -56,14 +71,19 @@ class StoreIo:
         return done
 
     def pwrite_all(self, node: Node, fd: int, buffers: Sequence[memoryview], offset: int) -> None:
-        """Write all the buffers one after the other."""
-        pending = list(buffers)
+        """Write all the buffers one after the other; ShortWriteError if some bytes are there already."""
+        pending, begin = list(buffers), offset
         while pending:
             count, nbytes = 1, len(pending[0])
             while count < min(len(pending), IOV_MAX) and nbytes + len(pending[count]) <= MAX_CALL_BYTES:
                 nbytes += len(pending[count])
                 count += 1
-            done = os.pwritev(fd, pending[:count], offset)
+            try:
+                done = os.pwritev(fd, pending[:count], offset)
+            except OSError as error:
+                if offset > begin:
+                    raise ShortWriteError(error, offset - begin) from error
+                raise
             if done <= 0:
                 raise OSError(errno.EIO, "the store accepts no bytes")
             offset += done
@@ -95,6 +115,9 @@ class StoreIo:
         if _syncfs(fd):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
+
+    def settle(self, fd: int) -> None:
+        """Leave nothing behind at an orderly end; `fd` is any in the store's filesystem."""
 
     def truncate(self, node: Node, fd: int, nbytes: int) -> None:
         """Set the file's size."""

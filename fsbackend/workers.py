@@ -67,6 +67,7 @@ class Workers:
         self._parked: list[_Seat] = []
         self._wanted = 1
         self._nr_asleep = 0
+        self._awake = threading.Event()
         self._monitor = threading.Thread(target=self._watch, name="worker-monitor", daemon=True)
         self._monitor_asleep = False
         self._wake_monitor = threading.Event()
@@ -78,6 +79,7 @@ class Workers:
 
     def join(self, timeout_s: float) -> None:
         """Let all threads end, after the kernel has unmounted."""
+        self.keep_awake(awake=True)
         self._end()
         for thread in [*self._threads, self._monitor]:
             if thread.ident is not None:
@@ -147,6 +149,17 @@ class Workers:
             elif len(self._threads) < min(MAX_WORKERS + self._nr_asleep, MAX_THREADS):
                 self._add()
 
+    def wait_until_answered(self, timeout_s: float) -> bool:
+        """Wait until every request that is being served now has been; return whether it has."""
+        until_s = time.monotonic() + timeout_s
+        for seat in list(self._seats):
+            nr_served = seat.nr_served
+            while seat.serving and seat.nr_served == nr_served:
+                if time.monotonic() > until_s:
+                    return False
+                time.sleep(TICK_S)
+        return True
+
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Let a worker wait for something that another must serve: meanwhile it takes nobody's place."""
@@ -161,7 +174,14 @@ class Workers:
     def sleep(self, delay_s: float) -> None:
         """Sleep in a worker, as a rule says; meanwhile it takes nobody's place."""
         with self.aside():
-            time.sleep(delay_s)
+            self._awake.wait(delay_s)
+
+    def keep_awake(self, *, awake: bool) -> None:
+        """End all sleeps, and let none begin, until it is called again."""
+        if awake:
+            self._awake.set()
+        else:
+            self._awake.clear()
 
     def _one_less(self) -> None:
         with self._lock:

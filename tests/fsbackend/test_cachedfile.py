@@ -9,11 +9,14 @@ import pytest
 
 from fsbackend.bdi import BackingDevInfo, parse_caps
 from fsbackend.cache import Cache
-from fsbackend.cachedfile import MAX_BATCH_BYTES, CachedFile
+from fsbackend.cachedfile import CachedFile
+from fsbackend.dirtyfile import MAX_BATCH_BYTES
+from fsbackend.faultyio import FaultyIo
 from fsbackend.flusher import Flusher
+from fsbackend.inject import Injector
 from fsbackend.node import Node
 from fsbackend.pages import CHUNK_SIZE
-from fsbackend.storeio import StoreIo
+from fsbackend.storeio import ShortWriteError, StoreIo
 from fsbackend.throttle import DirtyParams
 
 MIB = 1 << 20
@@ -27,6 +30,7 @@ class BusyIo(StoreIo):
         self.meanwhile: Callable[[], None] = lambda: None
         self.refused_offset = -1
         self.refuses_truncate = False
+        self.refuses_reads = False
         self.nr_writes = 0
 
     def pwrite_all(self, node: Node, fd: int, buffers: Sequence[memoryview], offset: int) -> None:
@@ -36,6 +40,11 @@ class BusyIo(StoreIo):
         if offset == self.refused_offset:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         super().pwrite_all(node, fd, buffers, offset)
+
+    def pread_into(self, node: Node, fd: int, out: memoryview, offset: int) -> int:
+        if self.refuses_reads:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().pread_into(node, fd, out, offset)
 
     def truncate(self, node: Node, fd: int, nbytes: int) -> None:
         if self.refuses_truncate:
@@ -116,6 +125,60 @@ def test_a_truncation_that_the_store_refuses_changes_nothing(files: Files) -> No
     assert (file.nbytes, file.pages.nr_dirty(), files.cache.bdi.nr_dirty) == (10_000, 3, 3)
     file.fsync(datasync=False)
     assert files.stored("file") == b"x" * 10_000
+
+
+@pytest.mark.parametrize("offset", [0, 4096, 5000])
+def test_a_write_whose_last_page_cannot_be_read_changes_nothing(files: Files, offset: int) -> None:
+    """It spans two chunks: what is in the first must neither be there uncounted, nor be lost from the list."""
+    (files.folder / "file").write_bytes(b"old!" * 100_000)
+    file = files.make("file")
+    files.io.refuses_reads = True
+    with pytest.raises(OSError, match="Input/output"):
+        put(file, offset, b"n" * (CHUNK_SIZE + 100))
+    assert (file.pages.nr_pages, files.cache.bdi.nr_dirty, len(file.pages.chunks)) == (0, 0, 0)
+    files.io.refuses_reads = False
+    put(file, offset, b"n" * (CHUNK_SIZE + 100))
+    file.fsync(datasync=False)
+    assert files.cache.bdi.nr_dirty == 0
+    assert files.stored("file").count(b"n") == CHUNK_SIZE + 100
+
+
+@pytest.mark.parametrize("nr_taken", [1, 5000])
+def test_a_direct_write_that_the_store_takes_in_part_is_short(
+    files: Files, monkeypatch: pytest.MonkeyPatch, nr_taken: int
+) -> None:
+    file = files.make("file")
+    put(file, 0, b"dirty" * 1000)
+    real = os.pwritev
+
+    def pwritev(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        if offset > 4000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, [buffers[0][:nr_taken]], offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", pwritev)
+        with pytest.raises(ShortWriteError, match="No space left") as told:
+            file.write(4000, memoryview(b"new" * 10_000), direct=True)
+        with pytest.raises(OSError, match="No space left"):
+            file.write(9001, memoryview(b"new"), direct=True)
+    assert told.value.nbytes == nr_taken
+    assert file.nbytes == max(5000, 4000 + nr_taken)
+    file.fsync(datasync=False)
+    want = bytearray(b"dirty" * 1000)
+    want[4000 : 4000 + nr_taken] = (b"new" * 10_000)[:nr_taken]
+    assert files.stored("file") == want
+
+
+def test_what_a_torn_direct_write_left_beyond_the_end_is_cut_off(files: Files) -> None:
+    injector = Injector(1)
+    files.cache.io = FaultyIo(injector, None)
+    injector.set_rules(["store.write torn"])
+    file = files.make("file")
+    for _ in range(5):
+        with pytest.raises(OSError, match="Input/output"):
+            file.write(0, memoryview(b"torn" * 5000), direct=True)
+        assert files.stored("file") == b""
 
 
 def test_the_flusher_goes_on_where_it_left_off(files: Files) -> None:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from fsbackend.mount import TemporaryMount
 
 
@@ -18,6 +20,14 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def fdatasync_after_cuts(fd: int, *, lost: bool) -> None:
+    """Sync a descriptor that was open through cuts; it hears once that what it wrote before may be gone."""
+    if lost:
+        with pytest.raises(OSError, match="Input/output error"):
+            os.fdatasync(fd)
+    os.fdatasync(fd)
+
+
 def cut_many_times(mounted: TemporaryMount, nr_cuts: int, seed: int) -> None:
     """Write with random syncs, cut, and check each acknowledged page, again and again."""
     chance = random.Random(seed)
@@ -26,12 +36,14 @@ def cut_many_times(mounted: TemporaryMount, nr_cuts: int, seed: int) -> None:
     write_synced(path, bytes(size))
     durable = [0] * nr_pages
     generation = 0
+    lost = unsynced = False
     fd = os.open(path, os.O_RDWR)
     try:
         for _ in range(nr_cuts):
             allowed = [{stamp} for stamp in durable]
             for _ in range(chance.randint(1, 12)):
                 generation += 1
+                unsynced = True
                 first = chance.randrange(nr_pages)
                 count = min(chance.randint(1, 4), nr_pages - first)
                 os.pwrite(fd, generation.to_bytes(8, "little") * 512 * count, first * 4096)
@@ -39,10 +51,12 @@ def cut_many_times(mounted: TemporaryMount, nr_cuts: int, seed: int) -> None:
                     allowed[pgoff].add(generation)
                     durable[pgoff] = generation
                 if chance.random() < 0.3:
-                    os.fdatasync(fd)
+                    fdatasync_after_cuts(fd, lost=lost)
+                    lost = unsynced = False
                     allowed = [{stamp} for stamp in durable]
             survive = chance.choice(["none", "all", str(chance.randrange(1000))])
             mounted.power_cut(survive)
+            lost, unsynced = lost or (unsynced and survive != "all"), False
             data = os.pread(fd, size, 0)
             assert len(data) == size
             for pgoff in range(nr_pages):

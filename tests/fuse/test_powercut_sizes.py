@@ -4,6 +4,7 @@ With `none` a file is, byte for byte, what its last fsync made durable; with `al
 a seed every page holds bytes that were once there, or zeros where the file had grown.
 """
 
+import contextlib
 import mmap
 import os
 import random
@@ -109,6 +110,8 @@ class Victim:
             assert data == self.now, story
         else:
             assert len(data) <= MAX_BYTES + 5 * PAGE, story
+        with contextlib.suppress(OSError):  # EIO: something is gone that was written to this descriptor
+            os.fsync(self.fd)
         os.fsync(self.fd)
         self.now, self.durable = bytearray(data), data
         self.log = []
