@@ -12,7 +12,7 @@ import os
 from emu.errors import BusError, OutOfMemory
 from emu.mm.kernel import Kernel
 from emu.mm.page_alloc import NO_FRAME, alloc_page, lock_page, put_page, unlock_page
-from emu.mm.shmem import shmem_swapin
+from emu.mm.shmem import shmem_acct_blocks, shmem_swapin
 from emu.mm.swap_state import lookup_swap_cache
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
@@ -88,6 +88,11 @@ def _bring_in(k: Kernel, vma: VmArea, mapping: AddressSpace, pgoff: int) -> tupl
     if entry is not None:
         major = not lookup_swap_cache(k, entry)
         return swap_in(k, mapping, pgoff), major
+    if mapping.swappable:
+        # Memory is made where it is touched; nothing is read, so nothing is read ahead (shmem_getpage).
+        read_pages(k, mapping, pgoff, 1)
+        shmem_acct_blocks(k, vma.mm, mapping)
+        return 0, False
     start, nr_pages = _readahead_window(k, vma, mapping, pgoff)
     return read_pages(k, mapping, start, nr_pages, wanted=pgoff), True
 
@@ -171,7 +176,8 @@ def _read_run(k: Kernel, mapping: AddressSpace, run: list[int], wanted: int) -> 
         add_to_page_cache(k, mapping, pgoff, pfn)
         k.mem_map.flags[pfn] |= PG_UPTODATE
         put_page(k, pfn)
-    k.vmstat.pgpgin += len(run)
+    if not mapping.swappable:
+        k.vmstat.pgpgin += len(run)
     return 0
 
 

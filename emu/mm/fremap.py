@@ -219,7 +219,7 @@ def remap_file_pages_bulk(k: Kernel, mm: Mm, vaddrs: U64Array, pgoffs: U64Array)
 
 def _remap_one_with_vmas(k: Kernel, mm: Mm, vaddr: int, pgoff: int) -> None:
     vma = _find_vma_to_remap(k, mm, vaddr)
-    if vma.linear_pgoff(vaddr) != pgoff:
+    if vma.linear_pgoff(vaddr) != pgoff or k.rmap.remap_spans_vmas:
         remap_with_vmas(k, mm, vma, vaddr, k.page_size, pgoff, MAP_NONBLOCK)
 
 

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class Inode:
-    """A regular host file, open as long as the kernel knows it; or shared anonymous memory, with no file behind it."""
+    """A regular host file, open as long as the kernel knows it; or shared anonymous memory, with no file behind it.
+
+    `nr_accounted`: pages of that memory promised so far; `noreserve`: not all at once, but page by page.
+    """
 
     def __init__(self, name: str, fd_buffered: int, fd_direct: int, *, writable: bool) -> None:
         self.name = name
@@ -31,6 +34,7 @@ class Inode:
         self.fd_direct = fd_direct
         self.writable = writable
         self.nr_accounted = 0
+        self.noreserve = False
         self.mapping: AddressSpace
 
     @property
@@ -90,7 +94,7 @@ def open_inode(k: "Kernel", path: str, *, writable: bool) -> Inode:
 def open_shmem(k: "Kernel", mm: "Mm", nbytes: int, *, noreserve: bool = False) -> Inode:
     """Return an inode for shared anonymous memory of `nbytes`, with ramfs's capabilities (shmem_file_setup).
 
-    All of it is promised now, unless `noreserve`: ENOMEM.
+    All of it is promised now (ENOMEM), or with `noreserve` each page when it is touched first.
     """
     nr_accounted = 0 if noreserve else nbytes >> k.page_shift
     vm_enough_memory(k, mm, nr_accounted)
@@ -98,6 +102,7 @@ def open_shmem(k: "Kernel", mm: "Mm", nbytes: int, *, noreserve: bool = False) -
     _attach(k, inode, _bdi(k, 0, parse_caps("ramfs")))
     name_mapping(k, inode.mapping, 0, inode.mapping.ident)
     inode.nr_accounted = nr_accounted
+    inode.noreserve = noreserve
     inode.mapping.swappable = True
     inode.mapping.i_size = nbytes
     k.inodes[0, inode.mapping.ident] = inode

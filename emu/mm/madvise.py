@@ -128,7 +128,7 @@ def _madvise_remove(k: Kernel, vma: VmArea, start: int, end: int) -> None:
 def _madvise_willneed(k: Kernel, vma: VmArea, start: int, end: int) -> None:
     if k.swap.areas:
         force_swapin_readahead(k, vma, start, end)
-    if vma.mapping is None:
+    if vma.mapping is None or vma.mapping.swappable:
         return
     first = vma.linear_pgoff(start)
     stop = min(vma.linear_pgoff(end), max_pgoff(k, vma.mapping))

@@ -15,7 +15,7 @@ from emu.mm.memory import unmap_mapping_range
 from emu.mm.mkclean import cancel_dirty_page
 from emu.mm.page_alloc import lock_page, put_page, unlock_page
 from emu.mm.page_writeback import mark_clean_if_so, wait_on_page_writeback, write_cache_pages
-from emu.mm.shmem import shmem_truncate_swap
+from emu.mm.shmem import shmem_acct_blocks, shmem_truncate_swap
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.page import PG_DIRTY, PG_LOCKED, PG_WRITEBACK
 from emu.mm_types.page_tree import TAG_WRITEBACK
@@ -101,6 +101,7 @@ def truncate_inode_pages(k: Kernel, mapping: AddressSpace, first: int, stop: int
             unlock_page(k, pfn)
             put_page(k, pfn)
     shmem_truncate_swap(k, mapping, first, stop)
+    shmem_acct_blocks(k, None, mapping)
     mark_clean_if_so(k, mapping)
 
 

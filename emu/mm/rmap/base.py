@@ -41,7 +41,8 @@ class RmapStrategy(Protocol):
     """One answer to "which PTEs of nonlinear VMAs map this page?".
 
     `name` is what --rmap takes. `finds_all` tells whether `unmap` reaches every PTE; if not, reclaim follows it with
-    the cluster scan. `remap_spans_vmas`: where remaps make VMAs, whether one call may span several. `cost` is live.
+    the cluster scan. `remap_spans_vmas`: where remaps make VMAs, whether one call may span several, and maps anew even
+    what is there already. `cost` is live.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 There is no nonlinear VMA then, and i_mmap finds everything. Each run costs a VMA, and max_map_count ends it. Linux did
 so for dirty-accounted files from v2.6.24 and for all files from v4.0; that a call may span the VMAs that earlier calls
-made came in v4.5.
+made came in v4.5. A call for what a linear VMA shows anyway does nothing up to v3.19; later it maps anew.
 
 Both prefault, unless told not to, as v4.0 does; v2.6.24 left the pages of such a VMA to their faults.
 

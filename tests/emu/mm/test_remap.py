@@ -156,6 +156,22 @@ def test_the_linear_pgoff_changes_nothing(lab: Lab) -> None:
     assert lab.machine.vmstat.nr_remap == 0
 
 
+@pytest.mark.parametrize(("rmap", "anew"), [("linear_vmas", True), ("linear_vmas_accounted", False)])
+@pytest.mark.parametrize("bulk", [False, True])
+def test_by_vmas_the_linear_pgoff_is_mapped_anew_or_left(tmp_path: Path, rmap: str, *, anew: bool, bulk: bool) -> None:
+    """v4.0 mm/mmap.c: sys_remap_file_pages() does not look what is there; v2.6.24 mm/fremap.c does."""
+    lab = Lab(tmp_path, rmap=rmap)
+    lab.process.store(lab.at(3), b"here")
+    if bulk:
+        lab.process.remap_file_pages_bulk([lab.at(3)], [3])
+    else:
+        lab.process.remap_file_pages(lab.at(3), PAGE, 0, 3, MAP_NONBLOCK)
+    assert (lab.pte(3) == 0) == anew
+    assert len(lab.process.vmas) == 1
+    assert lab.shown(3)[:4] == b"here"
+    lab.machine.power_off()
+
+
 def test_nonlinear_is_for_ever(lab: Lab) -> None:
     remap(lab, 0, PAGE, 5)
     remap(lab, 0, PAGE, 0)

@@ -1,17 +1,20 @@
 """Shared anonymous memory on swap: one slot for all who map it."""
 
+import mmap
 import random
 
 import pytest
 
 from emu.check import check
 from emu.errors import BusError
-from emu.mm.mmap import MAP_NONBLOCK
-from tests.emu.mm.helpers import PAGE, RO, stamp
+from emu.mm.madvise import MADV_REMOVE
+from emu.mm.mmap import MAP_NONBLOCK, MAP_NORESERVE
+from tests.emu.mm.helpers import PAGE, RO, RW, stamp
 from tests.emu.mm.test_swap import push_out, small
 from tests.emu.mm.test_swap_errors import failing
 
 NR_PAGES = 16
+SHARED = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,50 @@ def test_more_than_the_ram_mapped_by_two_in_any_order(rmap: str, fault_path: str
     machine.kernel.io.wait_all()
     check(machine)
     assert machine.kernel.swap.areas[0].inuse_pages == machine.vmstat.nr_file_pages == 0
+    machine.shutdown()
+
+
+def test_memory_is_made_page_by_page_where_it_is_touched() -> None:
+    """Nothing is read, so there is no read-ahead, no major fault and no input; WILLNEED makes nothing."""
+    machine = small(readahead=8)
+    process = machine.spawn()
+    mapping = process.mmap(-1, NR_PAGES * PAGE)
+    process.madvise(mapping.vaddr, NR_PAGES * PAGE, mmap.MADV_WILLNEED)
+    process.store(mapping.vaddr + 5 * PAGE, stamp(5))
+    process.load(mapping.vaddr + 9 * PAGE, 1)
+    assert [place for place, there in enumerate(process.mincore(mapping.vaddr, NR_PAGES * PAGE)) if there] == [5, 9]
+    vmstat = machine.vmstat
+    assert (vmstat.nr_file_pages, vmstat.pgmajfault, vmstat.pgpgin) == (2, 0, 0)
+    push_out(machine)
+    process.load(mapping.vaddr + 5 * PAGE, 1)
+    assert vmstat.pgmajfault == 1
+    machine.shutdown()
+
+
+def test_noreserve_memory_is_promised_page_by_page_and_given_back() -> None:
+    """v2.6.20 mm/shmem.c: shmem_acct_block(): what is there counts, on swap too."""
+    machine = small()
+    process = machine.spawn()
+    vaddr = process.sys_mmap(0, NR_PAGES * PAGE, RW, SHARED | MAP_NORESERVE, -1, 0)
+    seen = []
+
+    def note() -> None:
+        check(machine)
+        seen.append(machine.kernel.vm_committed_as)
+
+    note()
+    for page in (0, 1, 9):
+        process.store(vaddr + page * PAGE, stamp(page))
+    process.load(vaddr + PAGE, 1)
+    note()
+    push_out(machine)
+    note()
+    process.load(vaddr, 8)
+    process.madvise(vaddr + PAGE, 9 * PAGE, MADV_REMOVE)
+    note()
+    process.munmap(vaddr, NR_PAGES * PAGE)
+    note()
+    assert seen == [0, 3, 3, 1, 0]
     machine.shutdown()
 
 
