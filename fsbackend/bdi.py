@@ -138,6 +138,7 @@ class BackingDevInfo:
     page_size: int = 4096
     min_ratio: int = 0
     max_ratio: int = -1
+    others_min_ratio: int = 0
     strict_limit: bool = False
     nr_dirty: int = 0
     nr_writeback: int = 0
@@ -160,6 +161,9 @@ class BackingDevInfo:
         """Reserve a part of the dirty limit; ValueError as bdi_set_min_ratio() refuses."""
         if not 0 <= ratio <= self.max_ratio:
             raise ValueError(f"min_ratio must be from 0 to max_ratio, {self.max_ratio}")
+        if ratio and ratio + self.others_min_ratio >= 100:
+            theirs = f"; the other devices have {self.others_min_ratio}" if self.others_min_ratio else ""
+            raise ValueError(f"min_ratio of all devices together must be below 100{theirs}")
         self.min_ratio = ratio
 
     def set_max_ratio(self, ratio: int) -> None:
@@ -207,7 +211,13 @@ class BackingDevInfo:
 
     def thresholds(self, limits: Thresholds) -> Thresholds:
         """Return this device's part of the machine-wide limits."""
-        return wb_calc_thresh(limits, share=self.share, min_ratio=self.min_ratio, max_ratio=self.max_ratio)
+        return wb_calc_thresh(
+            limits,
+            share=self.share,
+            min_ratio=self.min_ratio,
+            max_ratio=self.max_ratio,
+            others_min_ratio=self.others_min_ratio,
+        )
 
     def balance(
         self, now_s: float, pages_dirtied: int, global_dirty: int, limits: Thresholds, task: DirtyTask | None = None

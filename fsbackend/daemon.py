@@ -70,6 +70,9 @@ class Daemon:
         self.bdi = BackingDevInfo(options.mountpoint, caps, options.params)
         if options.max_ratio is not None:
             self.bdi.set_max_ratio(options.max_ratio)
+        self.shared = SharedLimit(state.state_dir() / "dirty-limit")
+        if not options.params.dirty_bytes:
+            self.bdi.others_min_ratio = self.shared.exchange(0, 0.0, 0).min_ratio
         self.bdi.set_min_ratio(options.min_ratio)
         self.injector = Injector(options.seed)
         self.injector.set_rules(options.inject)
@@ -83,7 +86,6 @@ class Daemon:
             self.cache.free_nbytes = self._free_nbytes
             self.cache.max_file_nbytes = self.store.max_file_nbytes()
         self.flusher = Flusher(self.cache, after_pass=self.fs.reap)
-        self.shared = SharedLimit(state.state_dir() / "dirty-limit")
         self.flusher.share_with = self.shared.exchange
         handlers = XattrOperations if options.xattrs else Operations
         self.operations = handlers(self.fs, self.injector, options.timeout_s)

@@ -16,6 +16,7 @@ import psutil
 from fsbackend.cache import Cache
 from fsbackend.dirtyfile import DirtyFile
 from fsbackend.pages import PAGE_SIZE
+from fsbackend.share import ALONE, Others
 from fsbackend.throttle import dirty_limits
 
 log = logging.getLogger("fremap")
@@ -31,7 +32,7 @@ class Flusher:
         self._after_pass = after_pass
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
-        self.share_with: Callable[[int, float], tuple[int, float]] = lambda _dirty, _bandwidth: (0, 1.0)
+        self.share_with: Callable[[int, float, int], Others] = lambda _dirty, _bandwidth, _min_ratio: ALONE
         self._failed_until_s = 0.0
         self.nr_passes = 0
         self.current: DirtyFile | None = None
@@ -53,15 +54,18 @@ class Flusher:
         """Take the limits from the memory that is available now, dirty pages included, and the other mounts."""
         cache = self.cache
         bdi = cache.bdi
-        others_dirty, share = self.share_with(bdi.nr_reclaimable_and_writeback, bdi.throttle.avg_write_bandwidth)
-        if bdi.params.dirty_bytes:
-            others_dirty, share = 0, 1.0  # a limit in bytes is this mount's own, not the machine's
+        is_own = bool(bdi.params.dirty_bytes)  # a limit in bytes is this mount's, not the machine's
+        nr_own = bdi.nr_reclaimable_and_writeback
+        others = self.share_with(nr_own, bdi.throttle.avg_write_bandwidth, 0 if is_own else bdi.min_ratio)
+        if is_own:
+            others = ALONE
         with cache.lock:
             own = cache.bdi.nr_reclaimable_and_writeback
             available = psutil.virtual_memory().available // PAGE_SIZE + own
             cache.limits = dirty_limits(cache.bdi.params, available, PAGE_SIZE)
-            cache.others_dirty = others_dirty
-            cache.bdi.share = share
+            cache.others_dirty = others.nr_dirty
+            cache.bdi.share = others.share
+            cache.bdi.others_min_ratio = others.min_ratio
 
     def _run(self) -> None:
         last_periodic_s = self.cache.clock()

@@ -12,11 +12,24 @@ import os
 import struct
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-_ROW = struct.Struct("=qqdd")
+_ROW = struct.Struct("=qqddq")
+"""pid, dirty pages, pages written a second, time, min_ratio."""
 ROW_BYTES = 64
 NR_ROWS = 64
 FRESH_S = 5.0
+
+
+class Others(NamedTuple):
+    """What a mount has to know of the others: their dirty pages, its own part of the writeout, their min_ratios."""
+
+    nr_dirty: int
+    share: float
+    min_ratio: int
+
+
+ALONE = Others(0, 1.0, 0)
 
 
 class SharedLimit:
@@ -31,40 +44,43 @@ class SharedLimit:
             self._memory = mmap.mmap(fd, ROW_BYTES * NR_ROWS)
             self._row = self._free_row()
             if self._row is not None:
-                self._put(0, 0.0)
+                self._put(0, 0.0, 0)
         finally:
             fcntl.flock(fd, fcntl.LOCK_UN)  # by hand: the map holds a duplicate, so closing would not
             os.close(fd)
 
     def _free_row(self) -> int | None:
         for row in range(NR_ROWS):
-            pid, _, _, _ = _ROW.unpack_from(self._memory, row * ROW_BYTES)
+            pid = _ROW.unpack_from(self._memory, row * ROW_BYTES)[0]
             if not pid or not is_alive(pid):
                 return row
         return None
 
-    def _put(self, nr_dirty: int, bandwidth: float) -> None:
+    def _put(self, nr_dirty: int, bandwidth: float, min_ratio: int) -> None:
         assert self._row is not None
-        _ROW.pack_into(self._memory, self._row * ROW_BYTES, os.getpid(), nr_dirty, bandwidth, time.time())
+        _ROW.pack_into(self._memory, self._row * ROW_BYTES, os.getpid(), nr_dirty, bandwidth, time.time(), min_ratio)
 
-    def exchange(self, nr_dirty: int, bandwidth: float) -> tuple[int, float]:
-        """Publish own figures; return the others' dirty pages and our part of the writeout (0 to 1).
+    def exchange(self, nr_dirty: int, bandwidth: float, min_ratio: int) -> Others:
+        """Publish own figures; return what concerns us of the others'.
 
         A mount that has nothing dirty has no part in the writeout; alone, ours is 1.
         """
         if self._row is None:
-            return 0, 1.0
-        self._put(nr_dirty, bandwidth)
-        others_dirty, others_bandwidth = 0, 0.0
+            return ALONE
+        self._put(nr_dirty, bandwidth, min_ratio)
+        others_dirty, others_bandwidth, others_min_ratio = 0, 0.0, 0
         for row in range(NR_ROWS):
             if row == self._row:
                 continue
-            pid, dirty, rate, stamp_s = _ROW.unpack_from(self._memory, row * ROW_BYTES)
-            if pid and dirty > 0 and time.time() - stamp_s < FRESH_S and is_alive(pid):
+            pid, dirty, rate, stamp_s, reserved = _ROW.unpack_from(self._memory, row * ROW_BYTES)
+            if not pid or not (dirty > 0 or reserved) or time.time() - stamp_s > FRESH_S or not is_alive(pid):
+                continue
+            others_min_ratio += reserved
+            if dirty > 0:
                 others_dirty += dirty
                 others_bandwidth += rate
         total = bandwidth + others_bandwidth
-        return others_dirty, bandwidth / total if total > 0 else 1.0
+        return Others(others_dirty, bandwidth / total if total > 0 else 1.0, others_min_ratio)
 
     def close(self) -> None:
         """Give the row back."""

@@ -117,14 +117,21 @@ def dirty_limits(
 
 
 def wb_calc_thresh(
-    thresholds: Thresholds, *, share: float = 1.0, min_ratio: int = 0, max_ratio: int = 100
+    thresholds: Thresholds,
+    *,
+    share: float = 1.0,
+    min_ratio: int = 0,
+    max_ratio: int = 100,
+    others_min_ratio: int = 0,
 ) -> Thresholds:
     """Return one device's part of the machine-wide limits.
 
-    `share` is its fraction (0 to 1) of all recent writeout; the ratios are percentages of the limit.
+    `share` is its fraction (0 to 1) of all recent writeout; the ratios are percentages of the limit. What no device
+    has reserved (`others_min_ratio`: the other ones together) is divided by the shares.
     Source: Linux v4.9 mm/page-writeback.c: __wb_calc_thresh(), wb_dirty_limits().
     """
-    dirty = thresholds.dirty * (100 - min_ratio) / 100 * share + thresholds.dirty * min_ratio / 100
+    free_ratio = max(100 - min_ratio - others_min_ratio, 0)
+    dirty = thresholds.dirty * free_ratio / 100 * share + thresholds.dirty * min_ratio / 100
     dirty = min(dirty, thresholds.dirty * max_ratio / 100)
     background = dirty * thresholds.background / thresholds.dirty if thresholds.dirty else 0
     return Thresholds(int(background), int(dirty))

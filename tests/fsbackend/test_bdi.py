@@ -77,3 +77,10 @@ def test_ratios_keep_their_order() -> None:
     bdi.set_min_ratio(2)
     with pytest.raises(ValueError, match="max_ratio"):
         bdi.set_max_ratio(1)
+    bdi.set_max_ratio(100)
+    with pytest.raises(ValueError, match=r"must be below 100$"):
+        bdi.set_min_ratio(100)
+    bdi.others_min_ratio = 60
+    bdi.set_min_ratio(39)
+    with pytest.raises(ValueError, match="below 100; the other devices have 60"):
+        bdi.set_min_ratio(40)

@@ -64,6 +64,8 @@ def test_a_device_gets_its_share_between_its_ratios() -> None:
     assert wb_calc_thresh(limits, max_ratio=1) == Thresholds(10, 20)
     assert wb_calc_thresh(limits, share=0.0, min_ratio=10) == Thresholds(100, 200)
     assert wb_calc_thresh(limits, share=0.5) == Thresholds(500, 1000)
+    assert wb_calc_thresh(limits, share=0.5, min_ratio=10, others_min_ratio=30) == Thresholds(400, 800)
+    assert wb_calc_thresh(limits, min_ratio=60, others_min_ratio=60) == Thresholds(600, 1200)
     assert wb_calc_thresh(Thresholds(0, 0)) == Thresholds(0, 0)
 
 
