@@ -20,7 +20,7 @@ FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 class RamNode(Node):
     """An inode in RAM."""
 
-    __slots__ = ("atime_ns", "children", "gid", "linkable", "mode", "nlink", "rdev", "target", "uid")
+    __slots__ = ("atime_ns", "children", "gid", "linkable", "mode", "nlink", "rdev", "target", "uid", "xattrs")
 
     def __init__(self, ino: int, mode: int, uid: int, gid: int, rdev: int = 0) -> None:
         super().__init__(ino, stat.S_IFMT(mode))
@@ -28,6 +28,7 @@ class RamNode(Node):
         self.nlink = 2 if self.is_dir else 1
         self.children: dict[bytes, RamNode] = {}
         self.target = b""
+        self.xattrs: dict[bytes, bytes] = {}
         self.linkable = False  # made without a name, as O_TMPFILE does
         self.atime_ns = self.mtime_ns = self.ctime_ns = current_time_ns()
 

@@ -3,7 +3,7 @@
 Not the default: if GETXATTR is answered at all, the kernel asks for security.capability before every write.
 The store's filesystem keeps the ACLs and what follows from them, modes and what new files inherit; the kernel asks
 us for them (FUSE_POSIX_ACL) and judges by them. It then leaves the umask to us, too (FUSE_DONT_MASK), since that
-does not hold where a directory has a default ACL.
+does not hold where a directory has a default ACL. A tree in RAM has attributes, but no ACLs.
 """
 
 import ctypes
@@ -11,17 +11,70 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from fsbackend import lowlevel as ll
 from fsbackend.dirstore import DirNode, DirStore
 from fsbackend.filesystem import os_error
 from fsbackend.newerrequests import INIT_DONT_MASK, INIT_POSIX_ACL
 from fsbackend.operations import Operations
+from fsbackend.ramfile import RamNode
 
 ACCESS_ACL, DEFAULT_ACL = b"system.posix_acl_access", b"system.posix_acl_default"
 _ACLS = frozenset({ACCESS_ACL, DEFAULT_ACL})
 _NONE = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
+
+
+class _Attributes(Protocol):
+    def get(self, name: bytes) -> bytes: ...
+    def names(self) -> list[bytes]: ...
+    def set(self, name: bytes, value: bytes, flags: int) -> None: ...
+    def remove(self, name: bytes) -> None: ...
+
+
+class _InStore:
+    """The attributes of a file of the store, by a path that stands for it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def get(self, name: bytes) -> bytes:
+        return os.getxattr(self._path, name)
+
+    def names(self) -> list[bytes]:
+        return [os.fsencode(name) for name in os.listxattr(self._path)]
+
+    def set(self, name: bytes, value: bytes, flags: int) -> None:
+        os.setxattr(self._path, name, value, flags)
+
+    def remove(self, name: bytes) -> None:
+        os.removexattr(self._path, name)
+
+
+class _InRam:
+    """The attributes of an inode in RAM; the kernel has checked names and lengths."""
+
+    def __init__(self, values: dict[bytes, bytes]) -> None:
+        self._values = values
+
+    def get(self, name: bytes) -> bytes:
+        if name not in self._values:
+            raise os_error(errno.ENODATA)
+        return self._values[name]
+
+    def names(self) -> list[bytes]:
+        return list(self._values)
+
+    def set(self, name: bytes, value: bytes, flags: int) -> None:
+        if flags & os.XATTR_CREATE and name in self._values:
+            raise os_error(errno.EEXIST)
+        if flags & os.XATTR_REPLACE:
+            self.get(name)
+        self._values[name] = value
+
+    def remove(self, name: bytes) -> None:
+        self.get(name)
+        del self._values[name]
 
 
 class XattrOperations(Operations):
@@ -33,15 +86,20 @@ class XattrOperations(Operations):
         return INIT_DONT_MASK | INIT_POSIX_ACL if isinstance(self.fs.store, DirStore) else 0
 
     @contextmanager
-    def _path_of(self, node_id: int, name: bytes = b"", *, changing: bool = False) -> Iterator[str]:
+    def _attributes(self, node_id: int, name: bytes = b"", *, changing: bool = False) -> Iterator["_Attributes"]:
         fs = self.fs
         with fs.lock:
             node = fs.node(node_id)
+            if isinstance(node, RamNode) and not name.startswith(b"system."):
+                yield _InRam(node.xattrs)
+                if changing:
+                    node.touch(modified=False)
+                return
             if not isinstance(node, DirNode) or (name.startswith(b"system.") and name not in _ACLS):
                 raise os_error(errno.EOPNOTSUPP)
             assert isinstance(fs.store, DirStore)
             with fs.store.inode_path(node) as path:
-                yield path
+                yield _InStore(path)
             if changing:
                 node.inode_changed()
 
@@ -57,8 +115,8 @@ class XattrOperations(Operations):
     def on_getxattr(self, req: int, node_id: int, name: bytes, room_nbytes: int) -> None:
         """Return an attribute's value, or its length."""
         try:
-            with self._path_of(node_id, name) as path:
-                value = os.getxattr(path, name)
+            with self._attributes(node_id, name) as attributes:
+                value = attributes.get(name)
         except OSError as error:
             if name in _ACLS and error.errno == errno.EOPNOTSUPP:  # which the kernel would take for a failure
                 raise os_error(errno.ENODATA) from error
@@ -67,21 +125,21 @@ class XattrOperations(Operations):
 
     def on_listxattr(self, req: int, node_id: int, room_nbytes: int) -> None:
         """Return the names, or their length."""
-        with self._path_of(node_id) as path:
-            names = [os.fsencode(name) for name in os.listxattr(path)]
+        with self._attributes(node_id) as attributes:
+            names = attributes.names()
         shown = [name for name in names if not name.startswith(b"system.") or name in _ACLS]
         self._reply(req, b"".join(name + b"\0" for name in shown), room_nbytes)
 
     def on_setxattr(self, req: int, node_id: int, name: bytes, value: int, nbytes: int, flags: int) -> None:
         """Set an attribute."""
-        with self._path_of(node_id, name, changing=True) as path:
-            os.setxattr(path, name, ctypes.string_at(value, nbytes), flags)
+        with self._attributes(node_id, name, changing=True) as attributes:
+            attributes.set(name, ctypes.string_at(value, nbytes), flags)
         ll.reply_err(req, 0)
 
     def on_removexattr(self, req: int, node_id: int, name: bytes) -> None:
         """Remove an attribute."""
-        with self._path_of(node_id, name, changing=True) as path:
-            os.removexattr(path, name)
+        with self._attributes(node_id, name, changing=True) as attributes:
+            attributes.remove(name)
         ll.reply_err(req, 0)
 
     # ---- what is made under a default ACL
@@ -92,8 +150,8 @@ class XattrOperations(Operations):
         if not self.init_flags or not umask:
             return mode
         try:
-            with self._path_of(parent) as path:
-                os.getxattr(path, DEFAULT_ACL)
+            with self._attributes(parent) as attributes:
+                attributes.get(DEFAULT_ACL)
         except OSError as error:
             if error.errno not in _NONE:
                 raise

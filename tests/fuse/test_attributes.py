@@ -199,6 +199,28 @@ def test_extended_attributes_if_asked_for(make_mount: Callable[..., TemporaryMou
         os.setxattr(path, b"system.other", b"x")
 
 
+def test_extended_attributes_in_ram(make_mount: Callable[..., TemporaryMount]) -> None:
+    path = make_mount("ramfs", xattrs=True).path / "file"
+    path.write_bytes(b"x")
+    changed_ns = path.stat().st_ctime_ns
+    os.setxattr(path, b"user.one", b"1" * 1000, os.XATTR_CREATE)
+    os.setxattr(path, b"user.two", b"")
+    assert path.stat().st_ctime_ns > changed_ns
+    assert (os.getxattr(path, b"user.one"), sorted(os.listxattr(path))) == (b"1" * 1000, ["user.one", "user.two"])
+    with pytest.raises(FileExistsError):
+        os.setxattr(path, b"user.one", b"2", os.XATTR_CREATE)
+    os.removexattr(path, b"user.one")
+    for call in (
+        lambda: os.getxattr(path, b"user.one"),
+        lambda: os.removexattr(path, b"user.one"),
+        lambda: os.setxattr(path, b"user.one", b"2", os.XATTR_REPLACE),
+    ):
+        with pytest.raises(OSError, check=lambda error: error.errno == errno.ENODATA):
+            call()
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.EOPNOTSUPP):
+        os.setxattr(path, b"system.other", b"x")
+
+
 def test_no_extended_attributes_by_default(mounted: TemporaryMount) -> None:
     path = mounted.path / "file"
     path.write_bytes(b"x")
