@@ -50,8 +50,7 @@ class DiskCache:
                 os.ftruncate(fd, end)
             held = self.files.get(node)
             if held is None:
-                plain_fd = getattr(node.data, "fd", -1)  # `fd` may be O_DIRECT, which takes no odd bytes
-                held = self.files[node] = HeldFile(plain_fd if plain_fd >= 0 else fd)
+                held = self.files[node] = HeldFile(fd)
             done = 0
             while done < len(data):
                 start = offset + done

@@ -28,6 +28,12 @@ class PendingNames(Protocol):
         """Note that the changes up to this one are durable."""
 
 
+def _plain_fd(node: Node, fd: int) -> int:
+    """Return a descriptor that takes odd bytes and can be read, where `fd` may be the O_DIRECT one for writeback."""
+    plain_fd = getattr(node.data, "fd", -1)
+    return plain_fd if plain_fd >= 0 else fd
+
+
 class FaultyIo(StoreIo):
     """Store I/O with faults, and with a journal of what is not durable yet if the mount can be power-cut.
 
@@ -90,15 +96,16 @@ class FaultyIo(StoreIo):
         nbytes = sum(map(len, buffers))
         fired = self._fire("store.write", node, nbytes)
         with self._writing(node), self._standing_still(fired):
+            plain_fd = _plain_fd(node, fd)
             if self.journal is not None:
-                self.journal.before_write(node, fd, offset, nbytes)
+                self.journal.before_write(node, plain_fd, offset, nbytes)
             if fired is not None and fired.action == "reorder":
-                self.disk_cache.hold(node, fd, buffers, offset, int(fired.number))
+                self.disk_cache.hold(node, plain_fd, buffers, offset, int(fired.number))
                 return
             self.disk_cache.settle(node, offset, nbytes)
             if fired is not None and fired.action == "torn":
                 whole = memoryview(b"".join(buffers))
-                super().pwrite_all(node, fd, [whole[: self.injector.part(nbytes)]], offset)
+                super().pwrite_all(node, plain_fd, [whole[: self.injector.part(nbytes)]], offset)
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             super().pwrite_all(node, fd, buffers, offset)
 

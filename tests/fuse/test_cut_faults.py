@@ -95,3 +95,17 @@ def test_what_a_lying_disk_holds_gets_to_it_at_an_unmount(make_mount: MakeMount)
     write_synced(mounted.path / "file", b"x" * 500_000)
     mounted.umount()
     assert (mounted.store / "file").read_bytes() == b"x" * 500_000
+
+
+def test_a_store_written_past_its_cache_can_be_cut(make_mount: MakeMount) -> None:
+    mounted = make_mount("disk", params=BUSY, power_cut=True, direct=True)
+    path = mounted.path / "file"
+    for text in (b"durable!", b"and this"):
+        write_synced(path, text * 1001)
+    fd = os.open(path, os.O_RDWR)
+    os.write(fd, b"UNSYNCED" * 2001)
+    mounted.set_control("sync", "1")
+    os.write(fd, b"UNSYNCED" * 2001)
+    mounted.power_cut()
+    os.close(fd)
+    assert path.read_bytes() == b"UNSYNCED" * 2001
