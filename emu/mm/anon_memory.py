@@ -64,16 +64,18 @@ def do_wp_private(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
     if copy == NO_FRAME:
         put_page(k, pfn)
         raise OutOfMemory(vaddr, "no frame for a private copy")
-    if mm.pt.get(vaddr) != pte:
-        # Reclaim, on behalf of the copy, took the original away: the access tries again.
+    old = mm.pt.get(vaddr)
+    if fmt.pte_mkold(old) != fmt.pte_mkold(pte):
         put_page(k, copy)
         put_page(k, pfn)
         return False
+    # Reclaim on behalf of the copy spares a page with our reference, but may have found its PTE young, and made it old:
+    # to try again for that (pte_same) would never end where kswapd takes the page before the access comes back.
     k.ram.frame(copy)[:] = k.ram.frame(pfn)
     k.vmstat.nr_cow += 1
     page_remove_rmap(k, mm, pfn)
     put_page(k, pfn)
-    install_anon(k, mm, vma, vaddr, copy, pte)
+    install_anon(k, mm, vma, vaddr, copy, old)
     k.flush_tlb_page(mm, vaddr)
     put_page(k, pfn)
     return False

@@ -8,7 +8,7 @@ Source: Linux v2.6.23 mm/memory.c: handle_pte_fault(), __do_fault(), do_linear_f
 do_wp_page(); the page is marked dirty while it is still locked, as since v2.6.30.
 """
 
-from emu.errors import OutOfMemory
+from emu.errors import BusError, OutOfMemory
 from emu.mm.anon_memory import do_anonymous_page, do_swap_page, do_wp_private, install_anon
 from emu.mm.anon_vma import anon_vma_prepare
 from emu.mm.filemap import filemap_fault
@@ -98,12 +98,20 @@ def do_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int, *
 
 
 def _do_private_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, pte: int) -> bool:
-    """Map a copy of file page `pgoff` for a store; the anon_vma comes before the file is asked (v3.15 do_cow_fault)."""
+    """Map a copy of file page `pgoff` for a store.
+
+    The anon_vma and the frame come before the file is asked (v3.15 do_cow_fault): no reclaim under the page lock.
+    """
     anon_vma_prepare(k, vma)
-    pfn, major = filemap_fault(k, vma, pgoff, vaddr)
+    copy = alloc_cow_page(k, vaddr)
+    try:
+        pfn, major = filemap_fault(k, vma, pgoff, vaddr)
+    except (BusError, OutOfMemory):
+        put_page(k, copy)
+        raise
     if k.preempt is not None:
         k.preempt("fault:page_locked")
-    do_cow_fault(k, mm, vma, vaddr, pfn, pte)
+    finish_cow_fault(k, mm, vma, vaddr, pfn, copy, pte)
     return major
 
 
@@ -116,13 +124,16 @@ def page_mkwrite(k: Kernel, vma: VmArea, pfn: int) -> None:
         wait_on_page_writeback(k, pfn)
 
 
-def do_cow_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pfn: int, pte: int) -> None:
-    """Map a private copy of a locked file page, and let go of that."""
+def alloc_cow_page(k: Kernel, vaddr: int) -> int:
+    """Return a frame for a private copy; called with no page locked, since reclaim may write, and so lock, any."""
     copy = alloc_page(k)
     if copy == NO_FRAME:
-        unlock_page(k, pfn)
-        put_page(k, pfn)
         raise OutOfMemory(vaddr, "no frame for a private copy")
+    return copy
+
+
+def finish_cow_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pfn: int, copy: int, pte: int) -> None:
+    """Map `copy`, filled from a locked file page, and let go of that."""
     k.ram.frame(copy)[:] = k.ram.frame(pfn)
     k.vmstat.nr_cow += 1
     unlock_page(k, pfn)

@@ -12,8 +12,8 @@ Source: Linux v2.6.20 mm/memory.c: handle_pte_fault(), do_no_page(), do_file_pag
 filemap_populate(); mm/fremap.c: install_page().
 """
 
-from emu.errors import BusError
-from emu.mm.fault import do_cow_fault, page_mkwrite
+from emu.errors import BusError, OutOfMemory
+from emu.mm.fault import alloc_cow_page, finish_cow_fault, page_mkwrite
 from emu.mm.filemap import filemap_fault, max_pgoff
 from emu.mm.kernel import Kernel
 from emu.mm.mapcount import page_add_file_rmap
@@ -52,8 +52,13 @@ def _do_no_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pgoff: int, *, write
             break
         put_page(k, pfn)
     if write and not vma.flags & VM_SHARED:
+        try:
+            copy = alloc_cow_page(k, vaddr)
+        except OutOfMemory:
+            put_page(k, pfn)
+            raise
         lock_page(k, pfn)
-        do_cow_fault(k, mm, vma, vaddr, pfn, 0)
+        finish_cow_fault(k, mm, vma, vaddr, pfn, copy, 0)
         return major
     if mm.pt.get(vaddr):
         put_page(k, pfn)

@@ -27,6 +27,7 @@ from emu.mm_types.page import (
     PG_LRU,
     PG_MLOCKED,
     PG_REFERENCED,
+    PG_SWAPCACHE,
     PG_WRITEBACK,
     UNEVICTABLE,
 )
@@ -153,7 +154,7 @@ def _shrink_page(k: Kernel, pfn: int) -> bool:
     if flags & PG_ANON:
         return _shrink_anon(k, pfn)
     mapping = k.mappings.get(mem_map.mapping[pfn])
-    if flags & (PG_LOCKED | PG_WRITEBACK) or mapping is None:
+    if flags & (PG_LOCKED | PG_WRITEBACK) or mapping is None or _is_held(k, pfn):
         k.lru.move(pfn, INACTIVE)
         return False
     nowhere_to_go = mapping.swappable and not k.swap.nr_free
@@ -166,8 +167,20 @@ def _shrink_page(k: Kernel, pfn: int) -> bool:
     return _unmap_and_free(k, mapping, pfn)
 
 
+def _is_held(k: Kernel, pfn: int) -> bool:
+    """Tell whether somebody else works with the page: it has references beyond those of its PTEs and caches.
+
+    Such a page cannot be freed; to unmap it would be in vain, and whoever allocates a copy of it would find it gone
+    from his page table every time, without end. Linux v2.6.20 unmaps it, but then keeps it (is_page_cache_freeable).
+    """
+    mem_map = k.mem_map
+    flags = mem_map.flags[pfn]
+    own = not flags & PG_ANON or bool(flags & PG_SWAPCACHE)
+    return mem_map.refcount[pfn] > mem_map.mapcount[pfn] + own + bool(flags & PG_WRITEBACK)
+
+
 def _shrink_anon(k: Kernel, pfn: int) -> bool:
-    outcome = shrink_anon_page(k, pfn)
+    outcome = Outcome.INACTIVE if _is_held(k, pfn) else shrink_anon_page(k, pfn)
     if outcome is Outcome.ACTIVE:
         return _activate(k, pfn)
     if outcome is Outcome.INACTIVE:
@@ -195,8 +208,10 @@ def _unmap_and_free(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:
             return _swap_out_shmem(k, mapping, pfn)
         if mem_map.flags[pfn] & PG_DIRTY:
             unlock_page(k, pfn)
-            _pageout(k, mapping, pfn)
-            lock_page(k, pfn)
+            try:
+                _pageout(k, mapping, pfn)
+            finally:
+                lock_page(k, pfn)
         if mem_map.flags[pfn] & (PG_DIRTY | PG_WRITEBACK) or mem_map.mapcount[pfn]:
             k.lru.move(pfn, INACTIVE)
             return False
