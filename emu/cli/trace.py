@@ -19,8 +19,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _with_rows(run: "Run") -> "list[Run]":
-    """Return a comparison's rows in its place, if it kept any."""
-    return run.rows or [run]
+    """Return a comparison's rows in its place, those that recorded anything before they were cut short."""
+    return [row for row in run.rows if row.series or row.steps or row.has_events] or [run]
 
 
 def trace(
@@ -43,7 +43,7 @@ def trace(
     from emu.report.trace.export import export_ftrace, export_perfetto  # noqa: PLC0415 - see above
 
     if perfetto and ftrace:
-        raise LabError("one trace has one format: give --perfetto or --ftrace")
+        raise typer.BadParameter("one trace has one format: give --perfetto or --ftrace")
     loaded = [row for path in runs for row in _with_rows(load_run(path, with_events=False))]
     for line in (line for run in loaded for line in run.missing):
         typer.echo(f"fremap: {line}", err=True)

@@ -19,6 +19,8 @@ from emu.report.trace.perfetto import write_perfetto
 _APART = 10_000_000
 """Process numbers of several emulated machines are this far apart, and above those of any Linux (pid_max: 2^22)."""
 
+_MACHINE = "emulated machine"
+
 
 def trace_of_run(run: Run, base: int = 0) -> Trace:
     """Return all that a run recorded as one trace; `base` is added to emulated process numbers.
@@ -36,7 +38,7 @@ def trace_of_run(run: Run, base: int = 0) -> Trace:
         trace.add(trace_of_events(read_events(run.path / EVENTS), book))
     if (run.path / VMSTAT).is_file():
         known = frozenset(point.counter.name for point in trace.points)
-        trace.processes.setdefault(machine, "emulated machine" + (f": {run.label}" if run.label != run.name else ""))
+        trace.processes.setdefault(machine, _MACHINE)
         trace.add(trace_of_vmstat(run.series, machine, known))
     trace.add(trace_of_steps(run.steps, run.series, machine))
     if run.samples:
@@ -44,6 +46,8 @@ def trace_of_run(run: Run, base: int = 0) -> Trace:
         trace.add(trace_of_samples(run.samples, machine, f"mount {mountpoint}"))
     if (run.path / KERNEL_TRACE).is_file():
         trace.add(trace_of_kernel(read_kernel_events(run.path / KERNEL_TRACE)))
+    if run.label != run.name and machine in trace.processes:
+        trace.processes[machine] = f"{_MACHINE}: {run.label}"
     if not len(trace):
         raise LabError(f"{run.path} recorded nothing over time: run it with --events, or record a mount")
     return trace
