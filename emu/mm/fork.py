@@ -14,8 +14,9 @@ from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import NoFrameError, PageTable
 from emu.mm_types.vma import VM_ACCOUNT, VM_DONTCOPY, VM_LOCKED, VM_LOCKED_MASK, VM_NONLINEAR, VM_WIPEONFORK
 
-_NR_ASIDS = 4096
-"""How many address spaces the hardware tells apart (the PCIDs of x86); an asid also names a live mm in 12 bits."""
+_NR_ASIDS = 2048
+"""How many address spaces there may be at once: half the PCIDs of x86. An asid also names a live mm where a reverse map
+names a PTE, and a 4-byte name has 11 bits for it, beside 20 of a page number and one that is its own."""
 
 
 def mm_alloc(k: Kernel) -> Mm:
@@ -97,6 +98,7 @@ def exit_mmap(k: Kernel, mm: Mm) -> None:
     k.flush_tlb_mm(mm)
     mm.pt.free_all()
     mm.dead = True
+    k.dirty_throttle_leaks += mm.nr_dirtied
     del k.mms[mm.ident]
     del k.asids[mm.asid]
     k.current = [None if current is mm else current for current in k.current]

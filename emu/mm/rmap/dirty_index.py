@@ -61,7 +61,7 @@ class DirtyIndex(NothingKept):
             return
         if was and now and (old ^ new) & self._pfn_mask == 0:
             return
-        key = mm.ident << VPN_BITS | vaddr >> self._page_shift
+        key = mm.asid << VPN_BITS | vaddr >> self._page_shift
         visits = 0
         if was and key not in self._taken:
             if not self._hash.remove((old & self._pfn_mask) >> self._pfn_shift, key):
@@ -108,7 +108,7 @@ class DirtyIndex(NothingKept):
         self.cost.node_visits += self._hash.visits
         hits = 0
         for key in keys:
-            mm = self._k.mms[key >> VPN_BITS]
+            mm = self._k.asids[key >> VPN_BITS]
             vaddr = (key & _VPN_MASK) << self._page_shift
             vma = mm.vmas.find(vaddr)
             pte = mm.pt.get(vaddr)
@@ -129,11 +129,11 @@ class DirtyIndex(NothingKept):
                 vaddrs, ptes = mm.pt.entries(vma.start, vma.end)
                 for vaddr, pte in zip(vaddrs.tolist(), ptes.tolist(), strict=True):
                     if fmt.pte_present(pte) and (fmt.pte_write(pte) or fmt.pte_dirty(pte)):
-                        there.add((fmt.pte_pfn(pte), mm.ident << VPN_BITS | vaddr >> k.page_shift))
+                        there.add((fmt.pte_pfn(pte), mm.asid << VPN_BITS | vaddr >> k.page_shift))
         indexed = list(self._hash)
         if len(indexed) != self._hash.nr_entries or len(set(indexed)) != len(indexed):
             yield f"dirty_index: {len(indexed)} entries, {len(set(indexed))} different, {self.nr_entries} counted"
         for pfn, key in there - set(indexed):
-            yield f"dirty_index lacks {(key & _VPN_MASK) << k.page_shift:#x} of mm {key >> VPN_BITS}, pfn {pfn}"
+            yield f"dirty_index lacks {(key & _VPN_MASK) << k.page_shift:#x} of asid {key >> VPN_BITS}, pfn {pfn}"
         for pfn, key in set(indexed) - there:
-            yield f"dirty_index has {(key & _VPN_MASK) << k.page_shift:#x} of mm {key >> VPN_BITS}, pfn {pfn}, too many"
+            yield f"dirty_index has {(key & _VPN_MASK) << k.page_shift:#x} of asid {key >> VPN_BITS} for pfn {pfn} still"

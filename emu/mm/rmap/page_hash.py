@@ -3,7 +3,7 @@
 Chains of the PTEs of one page hang in a hash table of pages. The table grows bucket by bucket (linear hashing) and
 nodes come from small slabs, so that what is allocated stays close to what is used, also at the peak.
 
-A node takes 20 bytes: key (mm and virtual page number, 8), pfn (4), next (4), back (4). The first node of a page
+A node takes 20 bytes: key (asid and virtual page number, 8), pfn (4), next (4), back (4). The first node of a page
 hangs in its bucket through `back`, which holds the next page's first node there; the others hold the previous
 node of the page, so that a node found can be taken out in O(1). A bucket takes 4 bytes and serves two pages.
 """
@@ -24,7 +24,7 @@ VPN_BITS: Final = 44
 
 
 class PageHash:
-    """A multimap pfn -> key; keys are (mm << 44) | virtual page number.
+    """A multimap pfn -> key; keys are (asid << 44) | virtual page number.
 
     Cost: add O(1); remove and get O(entries of that page + pages in its bucket, 2 on average). `visits` counts the
     nodes and buckets read by the last operation.
