@@ -134,6 +134,9 @@ class DirtyIndex(NothingKept):
         if len(indexed) != self._hash.nr_entries or len(set(indexed)) != len(indexed):
             yield f"dirty_index: {len(indexed)} entries, {len(set(indexed))} different, {self.nr_entries} counted"
         for pfn, key in there - set(indexed):
-            yield f"dirty_index lacks {(key & _VPN_MASK) << k.page_shift:#x} of asid {key >> VPN_BITS}, pfn {pfn}"
+            yield f"dirty_index lacks {self._named(key)}, pfn {pfn}"
         for pfn, key in set(indexed) - there:
-            yield f"dirty_index has {(key & _VPN_MASK) << k.page_shift:#x} of asid {key >> VPN_BITS} for pfn {pfn} still"
+            yield f"dirty_index has {self._named(key)}, pfn {pfn}, too many"
+
+    def _named(self, key: int) -> str:
+        return f"{(key & _VPN_MASK) << self._page_shift:#x} of asid {key >> VPN_BITS}"
