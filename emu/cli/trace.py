@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from emu.lab.errors import LabError
-
 if TYPE_CHECKING:
     from emu.report.runs import Run
 
