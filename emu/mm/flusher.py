@@ -2,13 +2,15 @@
 
 It runs when the scheduler gives it a turn, does a bounded amount of work, and returns. Files take turns.
 
-Source: Linux v2.6.23 mm/page-writeback.c: background_writeout(), wb_kupdate(); v3.x fs/fs-writeback.c: wb_writeback().
+Source: Linux v2.6.23 mm/page-writeback.c: background_writeout(), wb_kupdate(); v3.x fs/fs-writeback.c: wb_writeback();
+v4.9 mm/page-writeback.c: wb_over_bg_thresh().
 """
 
 from emu.mm.kernel import Kernel
 from emu.mm.page_writeback import global_dirty_limits, host_fsync, mark_clean_if_so, write_cache_pages
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
+from fsbackend.bdi import BackingDevInfo
 
 MAX_WRITEBACK_PAGES = 1024
 """Most pages of one file in one turn."""
@@ -31,6 +33,7 @@ def wb_do_writeback(k: Kernel) -> None:
             kthreads.flusher_next_s = now_s + k.params.periodic_s
             flags |= _PERIODIC
             _write_expired(k, now_s - k.params.expire_s)
+            kthreads.flusher_wanted |= _any_over_bg_thresh(k)
         if kthreads.flusher_wanted:
             flags |= _BACKGROUND
             kthreads.flusher_wanted = _write_background(k)
@@ -50,18 +53,26 @@ def _write_expired(k: Kernel, older_than_s: float) -> None:
             mark_clean_if_so(k, mapping)
 
 
-def _over_background(k: Kernel) -> bool:
-    return k.vmstat.nr_dirty > global_dirty_limits(k).background
+def _wb_over_bg_thresh(k: Kernel, bdi: BackingDevInfo) -> bool:
+    """Tell whether a device has to write: all dirty pages are too many, or its own are for its part of the limit.
+
+    The second alone makes a device go on that is paused for its own limit while the rest of memory is empty.
+    """
+    limits = global_dirty_limits(k)
+    return k.vmstat.nr_dirty > limits.background or bdi.nr_dirty > bdi.thresholds(limits).background
+
+
+def _any_over_bg_thresh(k: Kernel) -> bool:
+    return any(_wb_over_bg_thresh(k, bdi) for bdi in k.bdis.values())
 
 
 def _write_background(k: Kernel) -> bool:
-    """Give each dirty file one turn while over the threshold; return whether another round is needed."""
+    """Give each dirty file one turn while its device is over; return whether another round is needed."""
     wrote = False
     for mapping in list(k.dirty_mappings):
-        if not _over_background(k):
-            return False
-        wrote |= bool(_write_some(k, mapping))
-    return wrote and _over_background(k)
+        if _wb_over_bg_thresh(k, mapping.bdi):
+            wrote |= bool(_write_some(k, mapping))
+    return wrote and _any_over_bg_thresh(k)
 
 
 def _write_some(k: Kernel, mapping: AddressSpace) -> int:
