@@ -217,7 +217,7 @@ class AnswerBench:
     def _reclaim_visits(self) -> int:
         """Return an odometer of reclaim's visits, each PTE counted once for each time that it is read."""
         cost, vmstat = self.kernel.rmap.cost, self.machine.vmstat
-        if self.kernel.rmap.finds_all and self.space.i_mmap_nonlinear:
+        if self.kernel.rmap.finds_all:
             return cost.pte_visits + cost.node_visits
         return cost.node_visits + vmstat.unmap_pte_visits + vmstat.referenced_pte_visits
 

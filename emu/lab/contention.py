@@ -6,7 +6,8 @@ visits of each operation, at an assumed price a visit, and lets threads queue fo
 - mmap_sem (fair, readers together): for reading in a fault and in a nonlinear remap, for writing where a remap makes
   VMAs, since that changes the mm's tree of VMAs;
 - a reader-writer lock in the VMA, where a strategy keeps its structure there (range_tree, shadow), just around the
-  structure's visits: for writing in a remap, for reading by the flusher and in range_tree's faults;
+  structure's visits: for writing in a remap and in shadow's faults, for reading by the flusher; range_tree's faults
+  do not touch the tree;
 - i_mmap_lock of the file: the flusher, for all visits of one page_mkclean; and a remap that makes VMAs, to link them;
 - the page lock: a fault and the flusher. Chains and the dirty index are taken to be locked page by page, or bucket by
   bucket: nobody else waits for those.
@@ -28,13 +29,10 @@ VMA_LOCKED = frozenset({"range_tree", "shadow"})
 """Strategies whose structure lies in the VMA, under a lock of its own."""
 
 UNCHANGED_BY_FAULTS = frozenset({"range_tree"})
-"""Strategies whose structure in the VMA a fault only reads."""
+"""Strategies whose structure in the VMA a fault leaves alone."""
 
 OPS_PER_REMAP = 5
 """One operation in so many is a remap, the others are faults."""
-
-VMA_VISITS = 4
-"""Walks down the tree of VMAs that a remap into VMAs makes: find, unlink, link, link in i_mmap. An assumption."""
 
 Step = Generator[simpy.Event, Any, None]
 
@@ -149,15 +147,22 @@ class _Simulation:
         self.ended_ns = 0.0
 
     def work(
-        self, outer: list[tuple[RwLock, bool]], ns: float, visits: float, waits: list[float], *, write: bool
+        self,
+        outer: list[tuple[RwLock, bool]],
+        ns: float,
+        visits: float,
+        waits: list[float],
+        *,
+        write: bool,
+        structure: bool = True,
     ) -> Step:
-        """Take the outer locks, work, visit the structure under its own lock if it has one; note the time waited."""
+        """Take the outer locks, work, visit the `structure` under its own lock if it has one; note the time waited."""
         began = self.env.now
         for lock, exclusive in outer:
             yield lock.take(write=exclusive)
         waited = self.env.now - began
         yield self.env.timeout(ns)
-        if self.profile.lock == "vma":
+        if structure and self.profile.lock == "vma":
             began = self.env.now
             yield self.vma_lock.take(write=write)
             waited += self.env.now - began
@@ -179,12 +184,12 @@ class _Simulation:
         for number in range(self.nr_ops):
             yield self.env.timeout(self.rng.exponential(prices.think))
             if number % OPS_PER_REMAP == OPS_PER_REMAP - 1:
-                visits = profile.remap + VMA_VISITS * depth
-                yield from self.work(remap_locks, prices.remap, visits, self.waits.remap, write=True)
+                yield from self.work(remap_locks, prices.remap, profile.remap, self.waits.remap, write=True)
             else:
                 page = self.page_locks[int(self.rng.integers(len(self.page_locks)))]
                 locks = [(self.mmap_sem, False), (page, True)]
-                yield from self.work(locks, prices.fault, profile.fault + depth, self.waits.fault, write=changes)
+                visits = profile.fault + depth
+                yield from self.work(locks, prices.fault, visits, self.waits.fault, write=True, structure=changes)
         self.running -= 1
         self.ended_ns = self.env.now
 

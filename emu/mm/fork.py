@@ -12,6 +12,7 @@ from emu.mm.trace import name_mm
 from emu.mm.vma_ops import new_vma, remove_vma, vma_link
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import NoFrameError, PageTable
+from emu.mm_types.remapped import RemappedVmas
 from emu.mm_types.vma import VM_ACCOUNT, VM_DONTCOPY, VM_LOCKED, VM_LOCKED_MASK, VM_NONLINEAR, VM_WIPEONFORK
 
 _NR_ASIDS = 2048
@@ -54,6 +55,7 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
     child.start_brk, child.brk = parent.start_brk, parent.brk
     child.wb_seen = dict(parent.wb_seen)
     name_mm(k, child, parent)
+    remapped: dict[RemappedVmas, RemappedVmas] = {}
     parent.mmap_sem.down_write()
     try:
         for vma in list(parent.vmas):
@@ -74,6 +76,8 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
                 anon_vma,
                 file_writable=vma.file_writable,
             )
+            if vma.remapped is not None:
+                copy.remapped = remapped.setdefault(vma.remapped, vma.remapped.copy())
             vma_link(child, copy)
             if vma.flags & VM_NONLINEAR:
                 k.rmap.vma_converted(copy)

@@ -35,12 +35,11 @@ def page_mkclean(k: Kernel, mapping: AddressSpace, pfn: int) -> int:
 
     mapping.i_mmap_lock.down_write()
     try:
-        linear = linear_ptes(k, mapping, pfn)
-        for mm, vma, vaddr, pte in linear:
+        for mm, vma, vaddr, pte in linear_ptes(k, mapping, pfn):
             cleaned += page_mkclean_one(k, mm, vma, vaddr, pte)
         if mapping.i_mmap_nonlinear:
             cleaned += k.rmap.mkclean(pfn, mapping, one)
-        pte_visits = cost.pte_visits - pte_visits + len(linear)
+        pte_visits = cost.pte_visits - pte_visits
         node_visits = cost.node_visits - node_visits
         k.locks.visits.total += pte_visits + node_visits
     finally:
@@ -64,13 +63,20 @@ def page_mkclean_one(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bo
 
 
 def linear_ptes(k: Kernel, mapping: AddressSpace, pfn: int) -> list[tuple[Mm, VmArea, int, int]]:
-    """Return (mm, vma, vaddr, pte) for each PTE of a linear VMA that maps the page (page_check_address)."""
+    """Return (mm, vma, vaddr, pte) for each PTE of a linear VMA that maps the page (page_check_address).
+
+    What is visited is counted as the strategies count (emu.mm.rmap.base): i_mmap's nodes, and each PTE read.
+    """
     if not mapping.i_mmap:
         return []
     fmt = k.fmt
     found = []
     pgoff = k.mem_map.index[pfn]
-    for vma in mapping.i_mmap.stab(pgoff):
+    cost, visits = k.rmap.cost, mapping.i_mmap.visits
+    vmas = mapping.i_mmap.stab(pgoff)
+    cost.node_visits += mapping.i_mmap.visits - visits
+    cost.pte_visits += len(vmas)
+    for vma in vmas:
         vaddr = vma.vma_address(pgoff)
         pte = vma.mm.pt.get(vaddr)
         if fmt.pte_present(pte) and fmt.pte_pfn(pte) == pfn:

@@ -168,6 +168,7 @@ def _grow(k: Kernel, mm: Mm, vma: VmArea, end: int) -> None:
     start = vma.end
     pgoff, writable = vma.linear_pgoff(start), vma.file_writable
     more = new_vma(k, mm, start, end, vma.flags, pgoff, vma.mapping, file_writable=writable)
+    more.remapped = vma.remapped
     vma_link(mm, more)
     if vma.flags & VM_NONLINEAR:
         k.rmap.vma_converted(more)
@@ -221,6 +222,7 @@ def _copy_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, new_vaddr: int, new_nb
         vma.anon_vma,
         file_writable=vma.file_writable,
     )
+    moved.remapped = vma.remapped
     vma_link(mm, moved)
     if moved.flags & VM_NONLINEAR:
         k.rmap.vma_converted(moved)

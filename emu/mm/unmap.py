@@ -89,7 +89,7 @@ def try_to_unmap(k: Kernel, mapping: AddressSpace, pfn: int) -> SwapResult:
 
     mapping.i_mmap_lock.down_write()
     try:
-        before = k.vmstat.unmap_pte_visits
+        before = k.vmstat.unmap_pte_visits + k.rmap.cost.node_visits
         for mm, vma, vaddr, pte in linear_ptes(k, mapping, pfn):
             one(mm, vma, vaddr, pte)
             if state["result"] is not SwapResult.SUCCESS:
@@ -99,7 +99,7 @@ def try_to_unmap(k: Kernel, mapping: AddressSpace, pfn: int) -> SwapResult:
             k.rmap.unmap(pfn, mapping, one)
             if state["result"] is SwapResult.SUCCESS and not k.rmap.finds_all and k.mem_map.mapcount[pfn]:
                 state["result"] = _scan_clusters(k, mapping, pfn)
-        k.locks.visits.total += k.vmstat.unmap_pte_visits - before
+        k.locks.visits.total += k.vmstat.unmap_pte_visits + k.rmap.cost.node_visits - before
     finally:
         mapping.i_mmap_lock.up_write()
     if not k.mem_map.mapcount[pfn]:

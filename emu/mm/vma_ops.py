@@ -65,6 +65,8 @@ def _vma_link_file(vma: VmArea, mapping: AddressSpace) -> None:
         mapping.i_mmap_nonlinear[vma] = None
     else:
         mapping.i_mmap.insert(vma)
+    if vma.remapped is not None:
+        vma.remapped.add(1)
 
 
 def _remove_shared_vm_struct(vma: VmArea, mapping: AddressSpace) -> None:
@@ -72,6 +74,8 @@ def _remove_shared_vm_struct(vma: VmArea, mapping: AddressSpace) -> None:
         del mapping.i_mmap_nonlinear[vma]
     else:
         mapping.i_mmap.remove(vma)
+    if vma.remapped is not None:
+        vma.remapped.add(-1)
 
 
 def vma_link(mm: Mm, vma: VmArea) -> None:
@@ -118,6 +122,7 @@ def cut_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> VmArea:
     upper.page_prot, upper.page_prot_write = vma.page_prot, vma.page_prot_write
     upper.wants_writenotify = vma.wants_writenotify
     upper.pte_changed, upper.ptes_changed = vma.pte_changed, vma.ptes_changed
+    upper.remapped = vma.remapped
     _vma_adjust(mm, vma, vaddr, insert=upper)
     if vma.flags & VM_NONLINEAR:
         k.rmap.vma_split(vma, upper)

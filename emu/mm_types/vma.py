@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from emu.mm_types.anon_vma import AnonVma
     from emu.mm_types.mm import Mm
     from emu.mm_types.pgtable import U64Array
+    from emu.mm_types.remapped import RemappedVmas
 
 # What set_pte tells: (mm, vma, vaddr, old PTE, new PTE).
 PteChanged = Callable[["Mm", "VmArea", int, int, int], None]
@@ -86,6 +87,7 @@ class VmArea:
     next cluster scan of a nonlinear VMA starts (vm_private_data in Linux). `anon_vma` is None until it has a private
     page. `file_writable` tells whether the file was open for writing: a file has two struct files here, one for all
     descriptors that may write, and one for those that may not. `vm_prev` and `vm_next` are its neighbours in its mm.
+    `remapped`: whose number it adds to, once remap_file_pages made VMAs of its mapping.
     """
 
     __slots__ = (
@@ -102,6 +104,7 @@ class VmArea:
         "pte_changed",
         "ptes_changed",
         "ra_miss",
+        "remapped",
         "rmap_data",
         "scan_cursor",
         "start",
@@ -128,6 +131,7 @@ class VmArea:
         self.anon_vma: AnonVma | None = None
         self.file_writable = False
         self.ra_miss = 0
+        self.remapped: RemappedVmas | None = None
         self.vm_prev: VmArea | None = None
         self.vm_next: VmArea | None = None
 

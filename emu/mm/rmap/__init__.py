@@ -5,7 +5,7 @@ from collections.abc import Callable
 from emu.mm.kernel import Kernel
 from emu.mm.rmap.base import RmapCost, RmapStrategy
 from emu.mm.rmap.dirty_index import DirtyIndex
-from emu.mm.rmap.linear_vmas import VMA_NBYTES, LinearVmas, LinearVmasAccounted
+from emu.mm.rmap.linear_vmas import LinearVmas, LinearVmasAccounted, vma_nbytes
 from emu.mm.rmap.none import NoRmap
 from emu.mm.rmap.pte_chain import PteChain
 from emu.mm.rmap.range_tree import RangeTree
@@ -25,4 +25,4 @@ STRATEGIES: dict[str, Callable[[Kernel], RmapStrategy]] = {
     "dirty_index": DirtyIndex,
 }
 
-__all__ = ["STRATEGIES", "VMA_NBYTES", "RmapCost", "RmapStrategy"]
+__all__ = ["STRATEGIES", "RmapCost", "RmapStrategy", "vma_nbytes"]

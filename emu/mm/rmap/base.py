@@ -4,14 +4,26 @@ Linear VMAs stay on i_mmap under every strategy and are not its business. The ke
 and asks it three questions of a page; it answers by calling `one(mm, vma, vaddr, pte)` for each PTE that it
 finds, which may change that very PTE (and so call back into `pte_changed`).
 
-Strategies know the kernel's state, never each other. What they touch they count in `visits`: a PTE visit is a PTE
-read, a node visit is a node or slot of the strategy's own structure read.
+Strategies know the kernel's state, never each other. What an operation costs is counted alike for all of them, and for
+i_mmap. A visit is one PTE, or one node of a structure, that is read or written, once however often it is touched:
+
+- a node is a frame's word and a block of a chain (pte_chain, slot_chain), a range of slots, a run (range_tree), an
+  entry of a table and one of a list (shadow), a bucket and an entry (dirty_index), a VMA in i_mmap;
+- a way down a balanced tree of n nodes visits bit_length(n), be it to find, to enter or to take out; what else is found
+  at its end is a visit each. In a list or chain all that is passed is visited, and what is found;
+- an update visits, beside the way there, the node itself and each other one whose links change or that moves as a table
+  grows. Where a remap makes VMAs, what it changes in i_mmap and in the mm's tree of VMAs is its update;
+- nobody pays for heads (the list of a file's nonlinear VMAs, roots), page tables above the PTE, the look-up of the VMA
+  that holds an address, struct page, the allocator, and the turns that keep a tree balanced.
+
+Bytes are those that a kernel would allocate, by the size of a pointer of the format.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from emu.hw.pte import PteFormat
 from emu.mm.kernel import Kernel
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
@@ -24,7 +36,7 @@ PteVisitor = Callable[[Mm, VmArea, int, int], bool]
 
 @dataclass(slots=True)
 class RmapCost:
-    """What a strategy has paid: visits so far, and the bytes of its structure now and at the peak."""
+    """What the reverse map has cost: visits so far, those of i_mmap among them, and its bytes now and at the peak."""
 
     pte_visits: int = 0
     node_visits: int = 0
@@ -35,6 +47,11 @@ class RmapCost:
         """Note what is allocated now."""
         self.nbytes = nbytes
         self.nbytes_peak = max(self.nbytes_peak, nbytes)
+
+
+def pointer_nbytes(fmt: PteFormat) -> int:
+    """Return how many bytes a pointer, and an unsigned long, has in a kernel for a page-table format."""
+    return 4 if fmt.va_bits <= 32 else 8
 
 
 class RmapStrategy(Protocol):
@@ -112,6 +129,13 @@ class NothingKept:
     def __init__(self, k: Kernel) -> None:
         self._k = k
         self.cost = RmapCost()
+        self.word_nbytes = pointer_nbytes(k.fmt)
+
+    def _ptes_of(self, vma: VmArea) -> tuple[U64Array, U64Array]:
+        """Read the PTEs that a VMA has: (vaddrs, ptes), a visit each."""
+        vaddrs, ptes = vma.mm.pt.entries(vma.start, vma.end)
+        self.cost.pte_visits += len(ptes)
+        return vaddrs, ptes
 
     def remaps_with_vmas(self, mapping: AddressSpace) -> bool:
         """Nonlinear VMAs it is."""

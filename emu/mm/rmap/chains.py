@@ -89,6 +89,7 @@ class ChainBlocks:
                 return first
         number = self.new(first)
         self._blocks[number - 1][1] = word
+        self.visits += 1
         return number
 
     def remove(self, first: int, word: int) -> tuple[int, bool]:
@@ -113,6 +114,8 @@ class ChainBlocks:
             return first
         following = int(head[0])
         self._free.append(first)
+        # The next one is the first now; a walk that ended in the block that went has not seen it yet.
+        self.visits += bool(following) and block is head
         return following
 
     def words(self, first: int) -> list[int]:

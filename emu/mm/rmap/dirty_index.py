@@ -85,7 +85,7 @@ class DirtyIndex(NothingKept):
     def vma_converted(self, vma: VmArea) -> None:
         """Enter the PTEs that are writable or dirty already."""
         if self.watches(vma):
-            vaddrs, ptes = vma.mm.pt.entries(vma.start, vma.end)
+            vaddrs, ptes = self._ptes_of(vma)
             self.ptes_changed(vma.mm, vma, vaddrs, np.zeros_like(ptes), ptes)
 
     def mkclean(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:

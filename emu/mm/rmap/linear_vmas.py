@@ -9,11 +9,21 @@ Both prefault, unless told not to, as v4.0 does; v2.6.24 left the pages of such 
 Source: Linux v2.6.24 mm/fremap.c: sys_remap_file_pages(); v4.6 mm/mmap.c: sys_remap_file_pages().
 """
 
-from emu.mm.rmap.base import NothingKept
+from emu.hw.pte import PteFormat
+from emu.mm.rmap.base import NothingKept, pointer_nbytes
 from emu.mm_types.address_space import AddressSpace
 
-VMA_NBYTES = 176
-"""sizeof(struct vm_area_struct), Linux v2.6.23 on x86-64; what a run costs here."""
+_WORDS_64 = 22
+_WORDS_32 = 20
+
+
+def vma_nbytes(fmt: PteFormat) -> int:
+    """Return sizeof(struct vm_area_struct) of Linux v2.6.23, which a run costs here: 176 on x86-64, 84 on i386.
+
+    All words but page_prot are pointers or longs; a 64-bit kernel's has a NUMA policy, too.
+    """
+    word = pointer_nbytes(fmt)
+    return _WORDS_64 * word if word == 8 else _WORDS_32 * word + fmt.pte_bytes
 
 
 class LinearVmas(NothingKept):

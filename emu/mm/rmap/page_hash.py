@@ -27,7 +27,8 @@ class PageHash:
     """A multimap pfn -> key; keys are (asid << 44) | virtual page number.
 
     Cost: add O(1); remove and get O(entries of that page + pages in its bucket, 2 on average). `visits` counts the
-    nodes and buckets read by the last operation.
+    nodes and buckets that the last operation read or wrote (emu.mm.rmap.base), an added node and those that a growing
+    table moves among them.
     """
 
     def __init__(self) -> None:
@@ -59,6 +60,7 @@ class PageHash:
         self._keys[high][low] = key
         self._pfns[high][low] = pfn
         first, _ = self._find(pfn)
+        self.visits += 1
         if first == _NIL:
             self._next[high][low] = _NIL
             self._nr_pages += 1
@@ -75,6 +77,7 @@ class PageHash:
             self._next[first >> _SLAB_SHIFT][first & _SLAB_MASK] = node
             if second != _NIL:
                 self._back[second >> _SLAB_SHIFT][second & _SLAB_MASK] = node
+                self.visits += 1
         self.nr_entries += 1
 
     def remove(self, pfn: int, key: int) -> bool:
@@ -92,10 +95,12 @@ class PageHash:
             self._next[back >> _SLAB_SHIFT][back & _SLAB_MASK] = after
             if after != _NIL:
                 self._back[after >> _SLAB_SHIFT][after & _SLAB_MASK] = back
+                self.visits += 1
         else:
             # `back` is the bucket's next page; the page's second node, if any, takes the place of the first.
             if after != _NIL:
                 self._back[after >> _SLAB_SHIFT][after & _SLAB_MASK] = back
+                self.visits += 1
                 heir = after
             else:
                 heir = back
@@ -118,11 +123,11 @@ class PageHash:
             high, low = node >> _SLAB_SHIFT, node & _SLAB_MASK
             keys.append(self._keys[high][low])
             node = self._next[high][low]
-            self.visits += 1
+        self.visits += max(len(keys) - 1, 0)
         return keys
 
     def take(self, pfn: int) -> list[int]:
-        """Remove all entries of a page at once and return their keys; visits: the bucket, and other pages in it."""
+        """Remove all entries of a page at once and return their keys."""
         first, before = self._find(pfn)
         if first == _NIL:
             return []
@@ -132,6 +137,7 @@ class PageHash:
             high, low = node >> _SLAB_SHIFT, node & _SLAB_MASK
             keys.append(self._keys[high][low])
             last, node = node, self._next[high][low]
+        self.visits += len(keys) - 1
         self._unhook(pfn, before, self._back[first >> _SLAB_SHIFT][first & _SLAB_MASK])
         self._nr_pages -= 1
         self._next[last >> _SLAB_SHIFT][last & _SLAB_MASK] = self._free
@@ -164,7 +170,10 @@ class PageHash:
                 page = self._back[page >> _SLAB_SHIFT][page & _SLAB_MASK]
 
     def _find(self, pfn: int) -> tuple[int, int]:
-        """Return (first node of the page, first node of the page before it in the bucket), each _NIL if none."""
+        """Return (first node of the page, first node of the page before it in the bucket), each _NIL if none.
+
+        Visits: the bucket, and the first nodes of the pages in it, up to this page's own.
+        """
         self.visits = 1
         if not self._nr_buckets:
             return _NIL, _NIL
@@ -174,6 +183,7 @@ class PageHash:
             before = page
             page = self._back[page >> _SLAB_SHIFT][page & _SLAB_MASK]
             self.visits += 1
+        self.visits += page != _NIL
         return page, before
 
     def _bucket(self, pfn: int) -> int:
@@ -194,12 +204,14 @@ class PageHash:
         if new == 2 * self._level_buckets:
             self._level_buckets = new
         old = new - self._level_buckets
+        self.visits += 2
         page = self._buckets[old >> _SLAB_SHIFT][old & _SLAB_MASK]
         self._buckets[old >> _SLAB_SHIFT][old & _SLAB_MASK] = _NIL
         while page != _NIL:
             high, low = page >> _SLAB_SHIFT, page & _SLAB_MASK
             after = self._back[high][low]
             bucket = self._bucket(self._pfns[high][low])
+            self.visits += 1
             self._back[high][low] = self._buckets[bucket >> _SLAB_SHIFT][bucket & _SLAB_MASK]
             self._buckets[bucket >> _SLAB_SHIFT][bucket & _SLAB_MASK] = page
             page = after

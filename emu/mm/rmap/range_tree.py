@@ -3,8 +3,10 @@
 A run is consecutive pages that show consecutive file pages; remapping splits and joins runs, faults change nothing.
 A random permutation has a run a page, a reversed file too; blocks have a run a block. It needs no mm-wide lock.
 
-The tree is an interval tree by pgoff in nodes of 48 bytes, as a kernel would build it: rb_node (24), first pgoff, first
-vaddr and number of pages (8 each). A look-up counts the nodes on the way down a balanced tree of that size.
+The tree is an interval tree by pgoff in nodes of six words, as a kernel would build it: three of the tree, first and
+last pgoff, first vaddr. A run that changes is taken out and entered anew, each a way down the tree. Only remaps do
+that; where a PTE goes on standing for the same file page nothing is counted, for a kernel would not look (this
+emulation does, since it hears of every change alike).
 """
 
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import U64Array
 from emu.mm_types.vma import VmArea
 
-NODE_NBYTES = 48
+NODE_WORDS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +80,7 @@ class RangeTree(NothingKept):
 
     def _count(self, nr_runs: int) -> None:
         self._nr_runs += nr_runs
-        self.cost.set_bytes(self._nr_runs * NODE_NBYTES)
+        self.cost.set_bytes(self._nr_runs * NODE_WORDS * self.word_nbytes)
 
     def _looked(self, visits: int, *, write: bool) -> None:
         """Account one look into a VMA's tree, under that VMA's lock."""
@@ -97,10 +99,10 @@ class RangeTree(NothingKept):
         pgoff = self._shown(vma, vaddr, new)
         runs = self._runs(vma)
         run = runs.holding(vaddr)
-        self._looked(len(runs.by_vaddr).bit_length(), write=run.pgoff + ((vaddr - run.vaddr) >> self._shift) != pgoff)
         page = (vaddr - run.vaddr) >> self._shift
         if run.pgoff + page == pgoff:
             return
+        visits = runs.by_pgoff.visits
         runs.drop(run)
         before = len(runs.by_vaddr) + 1
         if page:
@@ -109,6 +111,7 @@ class RangeTree(NothingKept):
             upper = vaddr + (1 << self._shift)
             runs.add(Run(upper, run.pgoff + page + 1, run.nr_pages - page - 1))
         self._add_joined(runs, Run(vaddr, pgoff, 1))
+        self._looked(runs.by_pgoff.visits - visits, write=True)
         self._count(len(runs.by_vaddr) - before)
 
     def _add_joined(self, runs: Runs, run: Run) -> None:
@@ -136,15 +139,16 @@ class RangeTree(NothingKept):
         """Start with the one run of a linear VMA."""
         vma.rmap_data = runs = Runs()
         runs.add(Run(vma.start, vma.pgoff, vma.nr_pages))
+        self._looked(runs.by_pgoff.visits, write=True)
         self._count(1)
-        vaddrs, ptes = vma.mm.pt.entries(vma.start, vma.end)
+        vaddrs, ptes = self._ptes_of(vma)
         self.ptes_changed(vma.mm, vma, vaddrs, np.zeros_like(ptes), ptes)
 
     def vma_split(self, vma: VmArea, new: VmArea) -> None:
         """Divide the runs."""
         runs, upper = self._runs(vma), Runs()
         new.rmap_data = upper
-        before = len(runs.by_vaddr)
+        before, visits = len(runs.by_vaddr), runs.by_pgoff.visits
         for run in [runs.holding(new.start), *[runs.by_vaddr[key] for key in runs.by_vaddr.irange(new.start)]]:
             if run.vaddr not in runs.by_vaddr or run.vaddr + (run.nr_pages << self._shift) <= new.start:
                 continue
@@ -154,19 +158,23 @@ class RangeTree(NothingKept):
                 runs.add(Run(run.vaddr, run.pgoff, nr_below))
             start = max(new.start, run.vaddr)
             upper.add(Run(start, run.pgoff + nr_below, run.nr_pages - nr_below))
+        self._looked(runs.by_pgoff.visits - visits + upper.by_pgoff.visits, write=True)
         self._count(len(runs.by_vaddr) + len(upper.by_vaddr) - before)
 
     def vma_merged(self, vma: VmArea, gone: VmArea) -> None:
         """Take over the runs of the other."""
         runs, others = self._runs(vma), self._runs(gone)
-        before = len(runs.by_vaddr) + len(others.by_vaddr)
+        before, visits = len(runs.by_vaddr) + len(others.by_vaddr), runs.by_pgoff.visits
         for run in list(others.by_vaddr.values()):
             self._add_joined(runs, run)
+        self._looked(runs.by_pgoff.visits - visits + len(others.by_vaddr), write=True)
         self._count(len(runs.by_vaddr) - before)
 
     def vma_closed(self, vma: VmArea) -> None:
         """Free the tree."""
-        self._count(-len(self._runs(vma).by_vaddr))
+        nr_runs = len(self._runs(vma).by_vaddr)
+        self._looked(nr_runs, write=True)
+        self._count(-nr_runs)
         vma.rmap_data = None
 
     def _each(self, pfn: int, mapping: AddressSpace, one: PteVisitor) -> int:
@@ -174,8 +182,9 @@ class RangeTree(NothingKept):
         pgoff = self._k.mem_map.index[pfn]
         for vma in list(mapping.i_mmap_nonlinear):
             runs = self._runs(vma)
+            visits = runs.by_pgoff.visits
             found = runs.by_pgoff.stab(pgoff)
-            self._looked(max(len(runs.by_vaddr).bit_length(), len(found)), write=False)
+            self._looked(runs.by_pgoff.visits - visits, write=False)
             for run in found:
                 vaddr = run.vaddr + (pgoff - run.pgoff << self._shift)
                 pte = vma.mm.pt.get(vaddr)

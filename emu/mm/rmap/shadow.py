@@ -2,7 +2,8 @@
 
 An entry is 4 bytes: the page number within the VMA, plus one; tables are pages, made when a pgoff in them is first
 mapped. A window over a small part of a large file pays a table for few entries. A file page shown at several addresses
-of one VMA keeps the others in a list, 16 bytes each.
+of one VMA keeps the others in a list: two words each, a link and a number. A look-up reads an entry of the upper table
+and one of a lower one.
 """
 
 from collections.abc import Iterator
@@ -18,9 +19,9 @@ from emu.mm_types.mm import Mm
 from emu.mm_types.vma import VmArea
 
 ENTRY_NBYTES = 4
-EXTRA_NBYTES = 16
-UPPER_NBYTES = 8
-"""An entry of the level above, a pointer to a table."""
+EXTRA_WORDS = 2
+_WALK = 2
+"""Entries that the way to a page's entry reads, one a level."""
 
 
 @dataclass(slots=True)
@@ -42,7 +43,8 @@ class Shadow(PresentPtes):
         super().__init__(k)
         self._leaf_entries = k.page_size // ENTRY_NBYTES
         self._leaf_shift = self._leaf_entries.bit_length() - 1
-        self._upper_entries = k.page_size // UPPER_NBYTES
+        self._upper_entries = k.page_size // self.word_nbytes
+        self._extra_nbytes = EXTRA_WORDS * self.word_nbytes
         self._tables: dict[int, ShadowTable] = {}
 
     def _table(self, vma: VmArea) -> ShadowTable:
@@ -59,7 +61,7 @@ class Shadow(PresentPtes):
         for table in self._tables.values():
             leaves = len(table.leaves)
             uppers = len({key // self._upper_entries for key in table.leaves}) if leaves else 0
-            nbytes += (leaves + uppers) * self._k.page_size + table.nr_extra * EXTRA_NBYTES
+            nbytes += (leaves + uppers) * self._k.page_size + table.nr_extra * self._extra_nbytes
         self.cost.set_bytes(nbytes)
 
     def _open(self, vma: VmArea) -> None:
@@ -71,7 +73,7 @@ class Shadow(PresentPtes):
         pgoff = self._k.mem_map.index[pfn]
         key, slot = pgoff >> self._leaf_shift, pgoff & (self._leaf_entries - 1)
         leaf = table.leaves.get(key)
-        self._looked(1, write=True)
+        self._looked(_WALK + bool(leaf is not None and leaf[slot]), write=True)
         if leaf is None:
             leaf = table.leaves[key] = np.zeros(self._leaf_entries, np.uint32).data
             table.used[key] = 0
@@ -92,19 +94,22 @@ class Shadow(PresentPtes):
         number = ((vaddr - vma.start) >> self._page_shift) + 1
         leaf = table.leaves.get(key)
         others = table.extra.get(pgoff)
-        self._looked(1 + len(others or ()), write=True)
         if leaf is None or not (leaf[slot] == number or (others and number in others)):
             raise KernelBug(f"shadow: {vma!r} has no entry for pgoff {pgoff} at {vaddr:#x}")
         if others:
             if leaf[slot] == number:
+                self._looked(_WALK + 1, write=True)
                 leaf[slot] = others.pop()
             else:
-                others.remove(number)
+                place = others.index(number)
+                self._looked(_WALK + place + 1, write=True)
+                del others[place]
             table.nr_extra -= 1
             if not others:
                 del table.extra[pgoff]
             self._set_bytes()
             return
+        self._looked(_WALK, write=True)
         leaf[slot] = 0
         table.used[key] -= 1
         if not table.used[key]:
@@ -123,7 +128,6 @@ class Shadow(PresentPtes):
                 self._tables.pop(id(vma.rmap_data), None)
             self._open(vma)
             super().vma_converted(vma)
-            self.cost.pte_visits += len(vma.mm.pt.entries(vma.start, vma.end)[0])
         self._set_bytes()
 
     def vma_split(self, vma: VmArea, new: VmArea) -> None:
@@ -148,7 +152,7 @@ class Shadow(PresentPtes):
             table = self._table(vma)
             leaf = table.leaves.get(key)
             numbers = [leaf[slot], *table.extra.get(pgoff, ())] if leaf is not None and leaf[slot] else []
-            self._looked(2 + max(len(numbers) - 1, 0), write=False)
+            self._looked(_WALK + max(len(numbers) - 1, 0), write=False)
             for number in numbers:
                 yield vma.mm, vma.start + (number - 1 << self._page_shift)
 

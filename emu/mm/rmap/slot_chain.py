@@ -18,8 +18,9 @@ from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
 from emu.mm_types.vma import VmArea
 
-RANGE_NBYTES = 40
-"""A range in a kernel: tree node (24), first slot and length (8), mm (8)."""
+RANGE_WORDS = 5
+RANGE_SLOTS_NBYTES = 8
+"""A range in a kernel: tree node (three words), mm and start (two), first slot and length (4 bytes each)."""
 
 BLOCK_NBYTES = 12
 """A chain block: a link and two slots. Small, since a remap in progress maps many a page twice."""
@@ -46,6 +47,7 @@ class SlotChain(PresentPtes):
         super().__init__(k)
         self._chains = ChainedPages(4, BLOCK_NBYTES)
         self._ranges: SortedDict = SortedDict()
+        self._range_nbytes = RANGE_WORDS * self.word_nbytes + RANGE_SLOTS_NBYTES
 
     def _touched(self) -> None:
         """Account what the last operation read, under the lock of one page's chain."""
@@ -55,12 +57,17 @@ class SlotChain(PresentPtes):
         self._set_bytes()
 
     def _set_bytes(self) -> None:
-        self.cost.set_bytes(self._chains.nbytes + len(self._ranges) * RANGE_NBYTES)
+        self.cost.set_bytes(self._chains.nbytes + len(self._ranges) * self._range_nbytes)
+
+    def _down(self) -> None:
+        """Count one way down the tree of ranges."""
+        self.cost.node_visits += len(self._ranges).bit_length()
 
     def _new_range(self, vma: VmArea) -> None:
         """Give a VMA slots from the first gap that holds them; slot 0 is never given."""
         first = 1
         for one in self._ranges.values():
+            self.cost.node_visits += 1
             if one.first - first >= vma.nr_pages:
                 break
             first = one.first + one.nr_pages
@@ -68,12 +75,14 @@ class SlotChain(PresentPtes):
             raise KernelBug(f"slot_chain: no {vma.nr_pages} slots left of {_NR_SLOTS}")
         given = SlotRange(first, vma.nr_pages, vma.mm, vma.start)
         self._ranges[first] = given
+        self._down()
         vma.rmap_data = [given]
 
     def _slot(self, vma: VmArea, vaddr: int) -> int:
         ranges = vma.rmap_data
         assert isinstance(ranges, list)
         for one in ranges:
+            self.cost.node_visits += 1
             page = (vaddr - one.start) >> self._page_shift
             if 0 <= page < one.nr_pages:
                 slot: int = one.first + page
@@ -82,7 +91,7 @@ class SlotChain(PresentPtes):
 
     def _place_of_slot(self, slot: int) -> tuple[Mm, int]:
         one: SlotRange = self._ranges.peekitem(self._ranges.bisect_right(slot) - 1)[1]
-        self.cost.node_visits += len(self._ranges).bit_length()
+        self._down()
         return one.mm, one.start + (slot - one.first << self._page_shift)
 
     def _add(self, pfn: int, vma: VmArea, vaddr: int) -> None:
@@ -97,7 +106,7 @@ class SlotChain(PresentPtes):
         """Give the VMA slots and take over its PTEs."""
         self._new_range(vma)
         super().vma_converted(vma)
-        self._touched()
+        self._set_bytes()
 
     def vma_split(self, vma: VmArea, new: VmArea) -> None:
         """Give each part the slots of its own pages; a range that reaches across the border becomes two."""
@@ -105,10 +114,12 @@ class SlotChain(PresentPtes):
         lower: list[SlotRange] = []
         upper: list[SlotRange] = []
         for one in vma.rmap_data:
+            self.cost.node_visits += 1
             nr_below = (new.start - one.start) >> self._page_shift
             if 0 < nr_below < one.nr_pages:
                 above = SlotRange(one.first + nr_below, one.nr_pages - nr_below, one.mm, new.start)
                 self._ranges[above.first] = above
+                self._down()
                 upper.append(above)
                 one.nr_pages = nr_below
             (lower if nr_below > 0 else upper).append(one)
@@ -123,6 +134,7 @@ class SlotChain(PresentPtes):
         first: SlotRange = gone.rmap_data[0]
         if last.first + last.nr_pages == first.first:
             last.nr_pages += first.nr_pages
+            self._down()
             del self._ranges[first.first]
             gone.rmap_data = gone.rmap_data[1:]
         vma.rmap_data = vma.rmap_data + gone.rmap_data
@@ -132,6 +144,7 @@ class SlotChain(PresentPtes):
         """Give the VMA's slots back."""
         assert isinstance(vma.rmap_data, list)
         for one in vma.rmap_data:
+            self._down()
             del self._ranges[one.first]
         vma.rmap_data = None
         self._set_bytes()

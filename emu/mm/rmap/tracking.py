@@ -31,7 +31,6 @@ class PresentPtes(NothingKept):
         self._present = fmt.present_mask | fmt.protnone_mask
         self._pfn_mask, self._pfn_shift = fmt.pfn_mask, fmt.pfn_shift
         self._page_shift = k.page_shift
-        self.word_nbytes = 4 if fmt.va_bits <= 32 else 8
         self._vpn_bits = 20 if self.word_nbytes == 4 else 52
 
     def _add(self, pfn: int, vma: VmArea, vaddr: int) -> None:
@@ -67,7 +66,7 @@ class PresentPtes(NothingKept):
 
     def vma_converted(self, vma: VmArea) -> None:
         """Take over the PTEs that the VMA has."""
-        vaddrs, ptes = vma.mm.pt.entries(vma.start, vma.end)
+        vaddrs, ptes = self._ptes_of(vma)
         self.ptes_changed(vma.mm, vma, vaddrs, np.zeros_like(ptes), ptes)
 
     def _key(self, mm: Mm, vaddr: int) -> int:
