@@ -27,6 +27,7 @@ from emu.lab.answer_bench import AnswerBench, Pages, answer_bench, boot, order_o
 from emu.lab.lab import LabOptions
 from emu.lab.progress import NoProgress, Progress
 from emu.mm.inode import Inode
+from emu.mm.mremap import MREMAP_MAYMOVE
 
 _VICTIM = 0
 _REMOVALS_MAX = 4096
@@ -173,14 +174,22 @@ def try_guards(bound: int = 1000, *, rmap: str = "scan", fmt: str = "x86_64") ->
         Guard(words, f"unprivileged, {bound:,} pages", _try(rmap, fmt, bound, limit), "allowed"),
         Guard(words, f"unprivileged, {bound + 1:,} pages", _try(rmap, fmt, bound + 1, limit), "EPERM"),
         Guard(words, f"unprivileged, {bound:,} and 1 page more", _try(rmap, fmt, bound, limit, more=1), "EPERM"),
+        Guard(words, f"unprivileged, {bound:,} pages grown by 1", _try(rmap, fmt, bound, limit, grow=1), "EPERM"),
         Guard(words, f"privileged, {bound + 1:,} pages", _try(rmap, fmt, bound + 1, limit, privileged=True), "allowed"),
     ]
 
 
 def _try(
-    rmap: str, fmt: str, nr_pages: int, options: dict[str, Any], *, privileged: bool = False, more: int = 0
+    rmap: str,
+    fmt: str,
+    nr_pages: int,
+    options: dict[str, Any],
+    *,
+    privileged: bool = False,
+    more: int = 0,
+    grow: int = 0,
 ) -> str:
-    """Convert a mapping of `nr_pages`, and one of `more` pages, and say how it went."""
+    """Convert a mapping of `nr_pages`, and one of `more` pages, let mremap `grow` it, and say how it went."""
     with tempfile.NamedTemporaryFile(prefix="fremap-dos-") as file:
         machine = boot(rmap, fmt, 256, nr_pages, **options)
         os.truncate(file.name, (nr_pages + more + 1) * machine.kernel.page_size)
@@ -189,6 +198,9 @@ def _try(
             for length in filter(None, (nr_pages, more)):
                 mapping = process.mmap(file.name, length * machine.kernel.page_size)
                 process.remap_file_pages(mapping.vaddr, machine.kernel.page_size, 0, length, 0)
+                if grow:
+                    page_size = machine.kernel.page_size
+                    process.mremap(mapping.vaddr, length * page_size, (length + grow) * page_size, MREMAP_MAYMOVE)
         except OSError as error:
             return errno.errorcode[error.errno or errno.EIO]
         finally:

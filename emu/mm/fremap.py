@@ -19,6 +19,7 @@ from emu.mm.mlock import munlock_page
 from emu.mm.mmap import MAP_NONBLOCK, WORD
 from emu.mm.page_alloc import put_page
 from emu.mm.remap_vmas import remap_with_vmas
+from emu.mm.rlimit import require_nonlinear
 from emu.mm.vma_ops import i_mmap_insert, i_mmap_remove
 from emu.mm.vma_prot import bind_rmap
 from emu.mm_types.events import EventKind
@@ -63,7 +64,7 @@ def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgof
                 if emulated:
                     remap_with_vmas(k, mm, vma, start, nbytes, pgoff, flags)
                     return
-                make_nonlinear(k, mm, vma, nr_pages)
+                make_nonlinear(k, mm, vma)
             finally:
                 mm.mmap_sem.up_write()
                 mm.mmap_sem.down_read()
@@ -105,14 +106,12 @@ def _find_vma_to_remap(k: Kernel, mm: Mm, start: int) -> VmArea:
     return vma
 
 
-def make_nonlinear(k: Kernel, mm: Mm, vma: VmArea, nr_pages: int) -> None:
+def make_nonlinear(k: Kernel, mm: Mm, vma: VmArea) -> None:
     """Convert a linear VMA, with the PTEs that it has; it stays nonlinear for good.
 
     EPERM beyond the machine's bound on nonlinear pages of an unprivileged process, if there is one.
     """
-    bound = k.options.nonlinear_max_pages
-    if bound and not mm.privileged and mm.nr_nonlinear + vma.nr_pages > bound:
-        raise OSError(errno.EPERM, f"{nr_pages} pages more would exceed the bound of {bound} nonlinear pages")
+    require_nonlinear(k, mm, VM_NONLINEAR, vma.nr_pages)
     i_mmap_remove(vma)
     vma.flags |= VM_NONLINEAR
     i_mmap_insert(vma)
@@ -208,7 +207,7 @@ def remap_file_pages_bulk(k: Kernel, mm: Mm, vaddrs: U64Array, pgoffs: U64Array)
             linear = ((vaddrs - np.uint64(vma.start)) >> np.uint64(k.page_shift)) + np.uint64(vma.pgoff)
             if bool((linear == pgoffs).all()):
                 return
-            make_nonlinear(k, mm, vma, len(vaddrs))
+            make_nonlinear(k, mm, vma)
         _install_file_ptes(k, mm, vma, vaddrs, pgoffs)
         if k.events is not None:
             for vaddr, pgoff in zip(vaddrs.tolist(), pgoffs.tolist(), strict=True):

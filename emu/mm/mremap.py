@@ -19,7 +19,7 @@ from emu.mm.kernel import Kernel
 from emu.mm.memory import flush_tlb_vaddrs, pte_flags
 from emu.mm.mmap import MAP_FIXED, WORD, align_word, do_munmap, get_unmapped_area, munlock_vma_pages
 from emu.mm.overcommit import vm_enough_memory, vm_unacct_memory
-from emu.mm.rlimit import require_lockable, require_room
+from emu.mm.rlimit import require_lockable, require_nonlinear, require_room
 from emu.mm.syscalls import make_pages_present
 from emu.mm.vma_ops import isolate, merge_around, new_vma, vma_link
 from emu.mm_types.mm import Mm
@@ -57,7 +57,7 @@ def _mremap(k: Kernel, mm: Mm, vaddr: int, old_nbytes: int, new_nbytes: int, fla
     if fixed:
         vma = _find_vma(mm, vaddr, min(old_nbytes, new_nbytes))
         # By what is mapped now, whatever the new range's unmapping will give back.
-        _check_growth(mm, vma, (new_nbytes - old_nbytes) >> k.page_shift)
+        _check_growth(k, mm, vma, (new_nbytes - old_nbytes) >> k.page_shift)
         do_munmap(k, mm, new_vaddr, new_nbytes)
         # An old range that wraps is not seen to overlap the new one; its mapping may be gone now (mremap_to).
         _find_vma(mm, vaddr, 0)
@@ -68,7 +68,7 @@ def _mremap(k: Kernel, mm: Mm, vaddr: int, old_nbytes: int, new_nbytes: int, fla
         return vaddr
     vma = _find_vma(mm, vaddr, old_nbytes)
     if not fixed:
-        _check_growth(mm, vma, (new_nbytes - old_nbytes) >> k.page_shift)
+        _check_growth(k, mm, vma, (new_nbytes - old_nbytes) >> k.page_shift)
     stays = not fixed and bool(old_nbytes) and _may_grow_in_place(mm, vma, vaddr, old_nbytes, new_nbytes)
     if not stays and not flags & MREMAP_MAYMOVE:
         raise OSError(errno.ENOMEM, f"no room to grow at {vaddr:#x}, and MREMAP_MAYMOVE is not given")
@@ -94,6 +94,7 @@ def _dontunmap(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int, new_vaddr
         do_munmap(k, mm, new_vaddr, nbytes)
     vma = _find_vma(mm, vaddr, nbytes)
     require_room(mm, vma.flags, nr_pages)
+    require_nonlinear(k, mm, vma.flags, nr_pages)
     new_vaddr = get_unmapped_area(k, mm, new_vaddr, nbytes, MAP_FIXED if flags & MREMAP_FIXED else 0)
     _require_maps(k, mm, 0)
     charge = nr_pages if vma.flags & VM_ACCOUNT else 0
@@ -116,11 +117,12 @@ def _dontunmap(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int, new_vaddr
     return new_vaddr
 
 
-def _check_growth(mm: Mm, vma: VmArea, nr_pages: int) -> None:
+def _check_growth(k: Kernel, mm: Mm, vma: VmArea, nr_pages: int) -> None:
     """Ask the limits whether a mapping may grow by `nr_pages`: EAGAIN for a locked one, ENOMEM (check_prep_vma)."""
     if nr_pages > 0:
         require_lockable(mm, vma.flags, nr_pages)
         require_room(mm, vma.flags, nr_pages)
+        require_nonlinear(k, mm, vma.flags, nr_pages)
 
 
 def _check_arguments(

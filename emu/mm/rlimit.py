@@ -1,5 +1,8 @@
 """Resource limits of a process as far as they concern its memory; a privileged one may lock as much as it likes.
 
+The bound on nonlinear pages is a machine's (nonlinear_max_pages), for each process that is not privileged: one proposal
+of 2007 against what walking them all can cost others. Linux never had it.
+
 Source: Linux v6.12 kernel/sys.c: do_prlimit(); mm/mmap.c: may_expand_vm(), mlock_future_ok(); mm/mlock.c:
 can_do_mlock(), count_mm_mlocked_page_nr(); the limits at the start, include/asm-generic/resource.h: INIT_RLIMITS.
 """
@@ -7,8 +10,9 @@ can_do_mlock(), count_mm_mlocked_page_nr(); the limits at the start, include/asm
 import errno
 import resource
 
+from emu.mm.kernel import Kernel
 from emu.mm_types.mm import RLIM_INFINITY, Mm
-from emu.mm_types.vma import VM_GROWSDOWN, VM_LOCKED, VM_SHARED, VM_WRITE
+from emu.mm_types.vma import VM_GROWSDOWN, VM_LOCKED, VM_NONLINEAR, VM_SHARED, VM_WRITE
 
 RLIMIT_AS, RLIMIT_DATA = resource.RLIMIT_AS, resource.RLIMIT_DATA
 RLIMIT_MEMLOCK, RLIMIT_STACK = resource.RLIMIT_MEMLOCK, resource.RLIMIT_STACK
@@ -61,6 +65,16 @@ def require_room(mm: Mm, vm_flags: int, nr_pages: int) -> None:
     """Raise ENOMEM if the address space may not grow by `nr_pages`."""
     if not may_expand_vm(mm, vm_flags, nr_pages):
         raise OSError(errno.ENOMEM, f"{nr_pages} pages more would exceed RLIMIT_AS or RLIMIT_DATA")
+
+
+def require_nonlinear(k: Kernel, mm: Mm, vm_flags: int, nr_pages: int) -> None:
+    """Raise EPERM if `nr_pages` more, where they are nonlinear, would exceed the machine's bound.
+
+    A fork need not ask: the child has as many as its parent.
+    """
+    bound = k.options.nonlinear_max_pages
+    if bound and vm_flags & VM_NONLINEAR and not mm.privileged and mm.nr_nonlinear + nr_pages > bound:
+        raise OSError(errno.EPERM, f"{nr_pages} pages more would exceed the bound of {bound} nonlinear pages")
 
 
 def can_do_mlock(mm: Mm) -> None:

@@ -10,7 +10,7 @@ import pytest
 from emu.check import check
 from emu.errors import SegmentationFault
 from emu.machine import Machine
-from emu.mm.mremap import MREMAP_FIXED, MREMAP_MAYMOVE
+from emu.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
 from emu.mm.rmap import STRATEGIES
 from emu.process import Process
 from tests.emu.mm.helpers import NR_PAGES, PAGE, RW, fails_with, make_file, map_nonlinear, page_bytes, virtual_machine
@@ -118,9 +118,7 @@ def test_length_zero_duplicates_a_shared_mapping(machine: Machine, process: Proc
         ((2 * FREE, PAGE, 2 * PAGE, MREMAP_MAYMOVE), errno.EFAULT),
     ],
 )
-def test_errors(
-    machine: Machine, process: Process, tmp_path: Path, arguments: tuple[int, ...], expected: int
-) -> None:
+def test_errors(machine: Machine, process: Process, tmp_path: Path, arguments: tuple[int, ...], expected: int) -> None:
     process.sys_mmap(FREE, 4 * PAGE, 3, 1 | 0x10, make_file(tmp_path / "file", NR_PAGES), 0)
     with fails_with(expected):
         process.mremap(*arguments)
@@ -157,5 +155,27 @@ def test_a_move_needs_some_mappings_to_spare(flags: int, spare: int) -> None:
     assert process.mm.map_count == 20 - spare + 1
     process.munmap(others[0], PAGE)
     process.store(process.mremap(vaddr, PAGE, 2 * PAGE, flags, FREE), b"x" * 2 * PAGE)
+    check(machine)
+    machine.power_off()
+
+
+@pytest.mark.parametrize("privileged", [False, True])
+def test_the_bound_on_nonlinear_pages_holds_for_growth_and_copies(tmp_path: Path, *, privileged: bool) -> None:
+    path = make_file(tmp_path / "file", NR_PAGES)
+    machine, _ = virtual_machine(nonlinear_max_pages=8)
+    process = machine.spawn(privileged=privileged)
+    start = process.mmap(str(path), 6 * PAGE).vaddr
+    process.remap_file_pages(start, PAGE, 0, 5)
+    for old, new, flags in ((6, 9, 0), (6, 9, MREMAP_MAYMOVE), (0, 3, 1), (6, 6, MREMAP_DONTUNMAP | 1), (6, 9, 3)):
+        if privileged:
+            break
+        with fails_with(errno.EPERM):
+            process.mremap(start, old * PAGE, new * PAGE, flags, FREE)
+        assert process.mm.nr_nonlinear == 6
+    assert process.mremap(start, 6 * PAGE, 8 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, FREE) == FREE
+    if privileged:
+        process.mremap(FREE, 8 * PAGE, 16 * PAGE, MREMAP_MAYMOVE)
+    child = process.fork()
+    assert child.mm.nr_nonlinear == process.mm.nr_nonlinear == (16 if privileged else 8)
     check(machine)
     machine.power_off()
