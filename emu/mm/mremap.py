@@ -23,7 +23,7 @@ from emu.mm.rlimit import require_lockable, require_nonlinear, require_room
 from emu.mm.syscalls import make_pages_present
 from emu.mm.vma_ops import isolate, merge_around, new_vma, vma_link
 from emu.mm_types.mm import Mm
-from emu.mm_types.pgtable import NoFrameError, set_ptes
+from emu.mm_types.pgtable import NoFrameError, set_pte, set_ptes
 from emu.mm_types.vma import VM_ACCOUNT, VM_LOCKED, VM_LOCKED_MASK, VM_MAYSHARE, VM_NONLINEAR, VmArea
 
 MREMAP_MAYMOVE = 1
@@ -33,9 +33,7 @@ MREMAP_DONTUNMAP = 4
 _MAPS_FOR_A_MOVE = 3
 
 
-def do_mremap(
-    k: Kernel, mm: Mm, vaddr: int, old_nbytes: int, new_nbytes: int, flags: int, new_vaddr: int = 0
-) -> int:
+def do_mremap(k: Kernel, mm: Mm, vaddr: int, old_nbytes: int, new_nbytes: int, flags: int, new_vaddr: int = 0) -> int:
     """Change the length of a mapping, perhaps its place; return where it is now.
 
     With MREMAP_DONTUNMAP the old range stays mapped, without its pages, and `new_vaddr` is a hint.
@@ -101,7 +99,7 @@ def _dontunmap(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int, new_vaddr
     vm_enough_memory(k, mm, charge)
     moved = _copy_vma(k, mm, vma, vaddr, new_vaddr, nbytes)
     try:
-        _move_page_tables(k, vma, moved, vaddr, nbytes)
+        _move_page_tables(k, vma, moved, vaddr, nbytes, stays=True)
     except NoFrameError:
         do_munmap(k, mm, new_vaddr, nbytes)
         raise OSError(errno.ENOMEM, "no frame for a page table") from None
@@ -231,7 +229,8 @@ def _copy_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, new_vaddr: int, new_nb
     return moved
 
 
-def _move_page_tables(k: Kernel, vma: VmArea, moved: VmArea, start: int, nbytes: int) -> None:
+def _move_page_tables(k: Kernel, vma: VmArea, moved: VmArea, start: int, nbytes: int, *, stays: bool = False) -> None:
+    """Move the PTEs of a range to the start of another VMA; `stays`: the one that they leave is not unmapped then."""
     mm = vma.mm
     if not nbytes:
         return
@@ -242,7 +241,12 @@ def _move_page_tables(k: Kernel, vma: VmArea, moved: VmArea, start: int, nbytes:
     vaddrs, ptes = mm.pt.entries(start, start + nbytes)
     if not len(vaddrs):
         return
-    set_ptes(mm, vma, vaddrs, ptes, np.zeros_like(ptes))
+    if stays and vma.flags & VM_NONLINEAR:
+        # One by one: what goes all at once a reverse map may leave to the end of the VMA.
+        for old_vaddr, pte in zip(vaddrs.tolist(), ptes.tolist(), strict=True):
+            set_pte(mm, vma, old_vaddr, pte, 0)
+    else:
+        set_ptes(mm, vma, vaddrs, ptes, np.zeros_like(ptes))
     present, _ = pte_flags(k, ptes)
     flush_tlb_vaddrs(k, mm, vaddrs[present])
     new_vaddrs = (vaddrs.astype(np.int64) + distance).astype(np.uint64)

@@ -179,3 +179,21 @@ def test_the_bound_on_nonlinear_pages_holds_for_growth_and_copies(tmp_path: Path
     assert child.mm.nr_nonlinear == process.mm.nr_nonlinear == (16 if privileged else 8)
     check(machine)
     machine.power_off()
+
+
+def test_what_dontunmap_leaves_behind_begins_anew(machine: Machine, process: Process, tmp_path: Path) -> None:
+    path = make_file(tmp_path / "file", NR_PAGES)
+    start = map_nonlinear(process, path, NR_PAGES).vaddr
+    process.store(start, bytes(4 * PAGE))
+    new = process.mremap(start + PAGE, 8 * PAGE, 8 * PAGE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP)
+    check(machine)
+    # Where nothing says otherwise a page shows what a linear mapping would.
+    assert process.load(start + 2 * PAGE, 8) == page_bytes(2)[:8]
+    assert process.load(new + 4 * PAGE, 8) == page_bytes(NR_PAGES - 1 - 5)[:8]
+    process.store(start + 2 * PAGE, b"left")
+    check(machine)
+    machine.sync()
+    process.store(start + 2 * PAGE, b"late")
+    process.msync(start, NR_PAGES * PAGE)
+    assert path.read_bytes()[2 * PAGE :][:4] == b"late"
+    check(machine)
