@@ -110,7 +110,7 @@ class Daemon:
         self.cutter.invalidate = self._invalidate
         self.injector.cut = self.cutter.trigger
         self.flusher.gate = gate.inside
-        self.operations.gate = gate.inside
+        self.operations.gate, self.operations.outside = gate.inside, gate.outside
         self.operations.cutter = self.cutter
 
     def _invalidate(self, nodes: list[Node], names: list[tuple[Node, bytes]]) -> None:

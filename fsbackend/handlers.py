@@ -58,6 +58,7 @@ class Handlers:
         self.fs = fs
         self.injector = injector
         self.gate: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.outside: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cutter: PowerCutter | None = None
         self.timeout_s = timeout_s
         self.latencies = Latencies()

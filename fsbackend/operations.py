@@ -27,7 +27,8 @@ class Operations(NameHandlers, FileHandlers):
         found = self.fs.seek(node_id, offset, whence)
         if found.hole is not None:
             start, end = found.hole
-            self.session.inval_range(node_id, start, end - start)
+            with self.outside():
+                self.session.inval_range(node_id, start, end - start)
             found = self.fs.seek(node_id, offset, whence)
         if found.offset is None:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))

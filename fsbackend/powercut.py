@@ -63,6 +63,20 @@ class Gate:
                 self._changed.notify_all()
 
     @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        """Leave for a while, to wait for what another operation has to do, which may come to a shut gate."""
+        with self._changed:
+            self._nr_inside -= 1
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                while self._shut:
+                    self._changed.wait()
+                self._nr_inside += 1
+
+    @contextlib.contextmanager
     def shut(self, hurry: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Shut the gate, have those inside hurry, and wait until they have left; EBUSY if it is shut already."""
         own = 1 if getattr(self._mine, "inside", False) else 0

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -109,3 +111,36 @@ def test_a_store_written_past_its_cache_can_be_cut(make_mount: MakeMount) -> Non
     mounted.power_cut()
     os.close(fd)
     assert path.read_bytes() == b"UNSYNCED" * 2001
+
+
+SEEKER = """
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+nbytes = os.fstat(fd).st_size
+with mmap.mmap(fd, nbytes) as mapped:
+    while True:
+        for start in range(0, nbytes, 1 << 16):
+            mapped[start] = 1
+        os.lseek(fd, 0, os.SEEK_HOLE)
+        print("sought", flush=True)
+"""
+
+
+def test_cuts_meet_seeks_that_fetch_what_a_mapping_holds(make_mount: MakeMount) -> None:
+    """A seek has the kernel write back to us, and waits for it: no cut may stand between the two."""
+    mounted = make_mount("disk", params=LAZY, power_cut=True)
+    path = mounted.path / "file"
+    with path.open("wb") as file:
+        file.truncate(32 << 20)
+        os.fsync(file.fileno())
+    with subprocess.Popen([sys.executable, "-c", SEEKER, str(path)], stdout=subprocess.PIPE) as seeker:
+        assert seeker.stdout is not None
+        assert seeker.stdout.readline() == b"sought\n"
+        cutter = threading.Thread(target=lambda: [mounted.power_cut() for _ in range(60)], daemon=True)
+        cutter.start()
+        cutter.join(60)
+        hangs = cutter.is_alive()
+        if hangs:  # a thread of the daemon that waits in the kernel outlives a kill
+            subprocess.run(["umount", "-f", mounted.path], check=False)
+        seeker.kill()
+    assert not hangs
