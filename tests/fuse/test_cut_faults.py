@@ -133,10 +133,15 @@ def test_cuts_meet_seeks_that_fetch_what_a_mapping_holds(make_mount: MakeMount) 
     with path.open("wb") as file:
         file.truncate(32 << 20)
         os.fsync(file.fileno())
+
+    def cut_often() -> None:
+        for _ in range(60):
+            mounted.power_cut()
+
     with subprocess.Popen([sys.executable, "-c", SEEKER, str(path)], stdout=subprocess.PIPE) as seeker:
         assert seeker.stdout is not None
         assert seeker.stdout.readline() == b"sought\n"
-        cutter = threading.Thread(target=lambda: [mounted.power_cut() for _ in range(60)], daemon=True)
+        cutter = threading.Thread(target=cut_often, daemon=True)
         cutter.start()
         cutter.join(60)
         hangs = cutter.is_alive()
