@@ -8,6 +8,7 @@ import errno
 import mmap as host_mmap
 from typing import TYPE_CHECKING
 
+from emu.mm.errseq import sample_wb_err
 from emu.mm.inode import Inode, open_shmem
 from emu.mm.kernel import Kernel
 from emu.mm.memory import pte_flags, pte_pfns, zap_page_range
@@ -116,6 +117,8 @@ def do_mmap(
             vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
     if vm_flags & VM_GROWSDOWN and (inode is not None or vm_flags & VM_MAYSHARE):
         raise OSError(errno.EINVAL, "MAP_GROWSDOWN takes private anonymous memory")
+    if inode is not None:
+        sample_wb_err(mm, inode.mapping)
     return _mmap_region(k, mm, vaddr, nbytes, vm_flags, inode, pgoff, writable=writable)
 
 

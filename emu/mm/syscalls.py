@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 
 from emu.errors import BusError, OutOfMemory
+from emu.mm.errseq import file_check_and_advance_wb_err
 from emu.mm.fault import handle_mm_fault
 from emu.mm.kernel import Kernel
 from emu.mm.mlock import mlock_vma_page
@@ -169,14 +170,10 @@ def do_msync(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) -> None:
 def msync_mapping(k: Kernel, mm: Mm, mapping: AddressSpace, first: int, stop: int) -> None:
     """Sync file pages [first, stop) or raise the OSError that kept some page of the file from the disk.
 
-    An error of a background write is reported once to every process that maps the file, even if the page has been
-    written since (errseq_t, Linux v4.13 lib/errseq.c).
+    An error of a background write is reported, too, even if the page has been written since (emu.mm.errseq).
     """
     error = vfs_fsync_range(k, mapping, first, stop)
-    count, last = mapping.wb_err
-    seen = mm.wb_seen.get(mapping.ident, 0)
-    mm.wb_seen[mapping.ident] = count
-    if count > seen:
-        error = error or last
+    earlier = file_check_and_advance_wb_err(mm, mapping)
+    error = error or earlier
     if error:
         raise OSError(error, f"{mapping.host.name} could not be written back: {os.strerror(error)}")

@@ -33,6 +33,13 @@ class Host(Protocol):
         ...
 
 
+class FileErrors:
+    """What a struct file keeps: how many writeback errors its owner was told, or found when he opened it (f_wb_err)."""
+
+    def __init__(self, nr_seen: int) -> None:
+        self.nr_seen = nr_seen
+
+
 class AddressSpace:
     """Pages of one file by pgoff, and who maps them.
 
@@ -40,9 +47,9 @@ class AddressSpace:
     know. The three capabilities are the backing device's for this file: `account_dirty` (clean PTEs of shared
     mappings are read-only), `writeback` (dirty pages are written; without it they are never evicted) and
     `stable_writes`. `dirtied_when_s` is when it last went from clean to dirty, None while it is clean.
-    `wb_err` is the sequence of writeback errors: (count, errno of the last). `nr_unsynced` counts the pages written
-    since the host file was last synced. `swappable`: shared anonymous memory, whose pages go to swap; `swapped` is what
-    is there now, pgoff -> swap entry.
+    `wb_err` is the sequence of writeback errors: (count, errno of the last), `wb_err_seen` the last count that
+    anybody was told. `nr_unsynced` counts the pages written since the host file was last synced. `swappable`: shared
+    anonymous memory, whose pages go to swap; `swapped` is what is there now, pgoff -> swap entry.
     """
 
     def __init__(self, ident: int, host: Host, bdi: BackingDevInfo, i_mmap_lock: RwSem) -> None:
@@ -60,6 +67,7 @@ class AddressSpace:
         self.dirtied_when_s: float | None = None
         self.writeback_index = 0
         self.wb_err: tuple[int, int] = (0, 0)
+        self.wb_err_seen = 0
         self.truncate_count = 0
         self.nr_unsynced = 0
         self.ra_next = -1

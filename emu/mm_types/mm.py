@@ -12,6 +12,7 @@ from emu.mm_types.vma_tree import VmaTree
 from fsbackend.throttle import DirtyTask
 
 if TYPE_CHECKING:
+    from emu.mm_types.address_space import FileErrors
     from fsbackend.bdi import BackingDevInfo
 
 RLIM_INFINITY = (1 << 64) - 1
@@ -26,7 +27,7 @@ class Mm:
     `cpu_mask` has a bit for each CPU whose TLB may hold entries of this mm; flushes go to those.
     `rlim`: (soft, hard) in bytes by RLIMIT_*, of the one process that an mm has here. `brk`: the end of the heap.
     `dirty_task`: what its one thread owes for pages it dirtied; `pause_bdi`: the device that it paused for last.
-    `wb_seen`: for each file mapped, by its address space's number, how many writeback errors were reported here.
+    `wb_seen`: for each file that was mapped, by its address space's number, which of its errors were reported here.
     """
 
     def __init__(self, ident: int, asid: int, pt: PageTable, mmap_sem: RwSem) -> None:
@@ -57,7 +58,7 @@ class Mm:
         self.start_brk = self.brk = START_BRK
         self.dirty_task = DirtyTask()
         self.pause_bdi: BackingDevInfo | None = None
-        self.wb_seen: dict[int, int] = {}
+        self.wb_seen: dict[int, FileErrors] = {}
         self.dead = False
 
     @property
