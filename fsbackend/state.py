@@ -233,12 +233,13 @@ def is_stale(mountpoint: str) -> bool:
 
 
 def find_mounts() -> list[FoundMount]:
-    """Return our mounts, living and stale."""
+    """Return our mounts, living and stale; one whose daemon runs is not asked, since it may be slow to answer."""
     records = _records()
     found = []
     for mountpoint, fstype, source, device in mount_table():
         if fstype == _FSTYPE:
             record = records.get(mountpoint, {})
+            serves = record.get("device") == device and _is_daemon(record.get("pid", 0))
             found.append(
                 FoundMount(
                     mountpoint,
@@ -246,7 +247,7 @@ def find_mounts() -> list[FoundMount]:
                     device,
                     record.get("pid"),
                     record.get("log", ""),
-                    is_stale(mountpoint),
+                    not serves and is_stale(mountpoint),
                 )
             )
     return found

@@ -15,7 +15,7 @@ import pytest
 from emu.mm.inode import backing_caps
 from fsbackend import client
 from fsbackend.bdi import BackingDevInfo
-from fsbackend.mount import TemporaryMount
+from fsbackend.mount import TemporaryMount, find_mounts
 from fsbackend.throttle import DirtyParams
 
 pytestmark = pytest.mark.fuse
@@ -142,3 +142,15 @@ def test_an_emulated_machine_has_the_mounts_ratio(
     assert (emulated().max_ratio, emulated().strict_limit) == (max_ratio, strict)
     mounted.set_control("max_ratio", "7\n")
     assert emulated().max_ratio == 7
+
+
+def test_a_mount_that_answers_slowly_is_found_at_once(make_mount: MakeMount) -> None:
+    mounted = make_mount("disk")
+    mounted.inject("statfs delay=60")
+    finder = threading.Thread(target=find_mounts, daemon=True)
+    finder.start()
+    finder.join(20)
+    hangs = finder.is_alive()
+    mounted.inject("clear")
+    assert not hangs
+    assert any(found.mountpoint == str(mounted.path) and not found.stale for found in find_mounts())
