@@ -25,6 +25,7 @@ from emu.mm_types.page import (
     PG_LRU,
     PG_MLOCKED,
     PG_PGTABLE,
+    PG_SWAPBACKED,
     PG_WRITEBACK,
     UNEVICTABLE,
 )
@@ -213,6 +214,8 @@ def _check_lru(k: Kernel) -> Violations:
         pages = k.lru.pages(which)
         listed += len(pages)
         yield from equal(f"length of LRU list {which}", k.lru.nr[which], len(pages))
+        nr_file = sum(not k.mem_map.flags[pfn] & (PG_ANON | PG_SWAPBACKED) for pfn in pages)
+        yield from equal(f"file pages on LRU list {which}", k.lru.nr_file[which], nr_file)
         for pfn in pages:
             if not k.mem_map.flags[pfn] & PG_LRU or k.lru.which(pfn) != which:
                 yield f"on LRU list {which}: {k.mem_map.describe(pfn)}"

@@ -16,7 +16,7 @@ from emu.mm.shmem import shmem_acct_blocks, shmem_swapin
 from emu.mm.swap_state import lookup_swap_cache
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
-from emu.mm_types.page import INACTIVE, PG_UPTODATE, UNEVICTABLE
+from emu.mm_types.page import INACTIVE, PG_SWAPBACKED, PG_UPTODATE, UNEVICTABLE
 from emu.mm_types.vma import VM_RAND_READ, VM_SEQ_READ, VmArea
 
 MMAP_LOTSAMISS = 100
@@ -32,6 +32,8 @@ def add_to_page_cache(k: Kernel, mapping: AddressSpace, pgoff: int, pfn: int) ->
     mem_map.mapping[pfn] = mapping.ident
     mem_map.index[pfn] = pgoff
     mem_map.refcount[pfn] += 1
+    if mapping.swappable:
+        mem_map.flags[pfn] |= PG_SWAPBACKED
     k.vmstat.nr_file_pages += 1
     if k.events is not None:
         k.emit(EventKind.ADD_TO_PAGE_CACHE, mapping=mapping.ident, pfn=pfn, pgoff=pgoff)

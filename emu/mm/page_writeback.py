@@ -17,7 +17,7 @@ from emu.mm.trace import trace_dirty_state
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
 from emu.mm_types.mm import Mm
-from emu.mm_types.page import PG_DIRTY, PG_WRITEBACK
+from emu.mm_types.page import ACTIVE, INACTIVE, PG_DIRTY, PG_WRITEBACK
 from emu.mm_types.page_tree import TAG_DIRTY, TAG_WRITEBACK
 from fsbackend.throttle import Thresholds, dirty_limits, dirty_poll_interval
 
@@ -268,11 +268,21 @@ def host_fsync(k: Kernel, mapping: AddressSpace) -> int:
 
 
 def global_dirty_limits(k: Kernel) -> Thresholds:
-    """Return the thresholds for the memory that could be dirty now: free frames and file pages."""
+    """Return the thresholds for the memory that could be dirty now."""
     unmapped_ratio = 100 - (k.vmstat.nr_mapped + k.vmstat.nr_anon_pages) * 100 // k.ram.nr_frames
-    return dirty_limits(
-        k.params, k.ram.nr_free + k.vmstat.nr_file_pages, k.page_size, unmapped_ratio=unmapped_ratio
-    )
+    return dirty_limits(k.params, _global_dirtyable_memory(k), k.page_size, unmapped_ratio=unmapped_ratio)
+
+
+def _global_dirtyable_memory(k: Kernel) -> int:
+    """Return the free frames above the reserve and the file pages that reclaim can free (v4.9, of the same name).
+
+    Not those of files without writeback, mlocked ones and shared anonymous memory, nor the reserve: what reclaim
+    could never clean nobody may dirty. The old rule takes all that is free or cached.
+    """
+    if k.params.legacy:
+        return k.ram.nr_free + k.vmstat.nr_file_pages
+    nr_free = max(k.ram.nr_free - k.watermarks.high, 0)
+    return nr_free + k.lru.nr_file[ACTIVE] + k.lru.nr_file[INACTIVE] + 1
 
 
 def balance_dirty_pages_ratelimited(k: Kernel, mm: Mm, mapping: AddressSpace) -> None:

@@ -34,6 +34,7 @@ class PageFlag(IntFlag):
     PGTABLE = 1 << 12
     SWAPCACHE = 1 << 13
     LAZYFREE = 1 << 14
+    SWAPBACKED = 1 << 15
 
 
 # Plain integers for the fault path: arithmetic on IntFlag members costs ten times as much.
@@ -50,6 +51,7 @@ PG_MLOCKED: Final = int(PageFlag.MLOCKED)
 PG_PGTABLE: Final = int(PageFlag.PGTABLE)
 PG_SWAPCACHE: Final = int(PageFlag.SWAPCACHE)
 PG_LAZYFREE: Final = int(PageFlag.LAZYFREE)
+PG_SWAPBACKED: Final = int(PageFlag.SWAPBACKED)
 
 
 class MemMap:
@@ -89,15 +91,17 @@ ACTIVE: Final = 0
 INACTIVE: Final = 1
 UNEVICTABLE: Final = 2
 _NR_LISTS: Final = 3
+_PG_NO_FILE: Final = PG_ANON | PG_SWAPBACKED
 
 
 class LruLists:
     """The active, inactive and unevictable lists, doubly linked through arrays: O(1) for each operation.
 
     The heads are three extra slots behind the last frame. A page is on at most one list; PG_LRU says that it
-    is on one, PG_ACTIVE and PG_UNEVICTABLE on which.
+    is on one, PG_ACTIVE and PG_UNEVICTABLE on which. `nr` counts a list's pages, `nr_file` those of files
+    among them (page_is_file_cache): neither anonymous nor PG_SWAPBACKED, as shared anonymous memory is.
 
-    Source: Linux v2.6.20 include/linux/mm_inline.h; the unevictable list came with v2.6.28.
+    Source: Linux v2.6.20 include/linux/mm_inline.h; the unevictable list and PG_swapbacked came with v2.6.28.
     """
 
     def __init__(self, mem_map: MemMap) -> None:
@@ -112,6 +116,7 @@ class LruLists:
         for head in self._heads:
             self._next[head] = self._prev[head] = head
         self.nr = [0] * _NR_LISTS
+        self.nr_file = [0] * _NR_LISTS
 
     def which(self, pfn: int) -> int:
         """Return the list that the page's flags name."""
@@ -138,13 +143,18 @@ class LruLists:
         links_prev[first] = pfn
         links_next[head] = pfn
         self.nr[which] += 1
+        if not flags & _PG_NO_FILE:
+            self.nr_file[which] += 1
 
     def remove(self, pfn: int) -> None:
         """Take a page off its list; PG_ACTIVE stays, to say where it was."""
         flags = self._flags[pfn]
         if not flags & PG_LRU:
             raise KernelBug(f"on no list: {self._mem_map.describe(pfn)}")
-        self.nr[self.which(pfn)] -= 1
+        which = self.which(pfn)
+        self.nr[which] -= 1
+        if not flags & _PG_NO_FILE:
+            self.nr_file[which] -= 1
         self._flags[pfn] = flags & ~PG_LRU
         before, after = self._prev[pfn], self._next[pfn]
         self._next[before] = after
