@@ -154,6 +154,7 @@ class FileSystem(OpenFiles):
         """Set the size; a slow store holds up this file only, since the namespace is not locked meanwhile."""
         with self.lock:
             data = self._open_data(node)
+            self._make_writable(node, data)
             data.nr_open += 1
         try:
             data.truncate(nbytes)

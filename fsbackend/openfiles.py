@@ -5,6 +5,7 @@ A handle remembers which failed writebacks it has reported, so that each open de
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterable
@@ -62,10 +63,8 @@ class OpenFiles(InodeTable):
                 handle.text = node.open(writes=writes)
                 return self._add_handle(handle)
             handle.data = self._open_data(node)
-            if writes and not handle.data.writable:
-                self._close_data(node)
-                read_only = self.store.statfs().f_flag & os.ST_RDONLY
-                raise os_error(errno.EROFS if read_only else errno.EACCES)
+            if writes:
+                self._make_writable(node, handle.data)
             return self._opened(handle, handle.data, flags)
 
     def keep_cache(self, node_id: int) -> bool:
@@ -99,6 +98,23 @@ class OpenFiles(InodeTable):
         elif fd >= 0:
             os.close(fd)
         return node.data
+
+    def _make_writable(self, node: Node, data: "FileData") -> None:
+        """Have a descriptor for writing, even if the file was opened when it could be read only; EACCES, EROFS."""
+        if data.writable:
+            return
+        assert isinstance(data, CachedFile)
+        fd = self.store.open_data(node)
+        try:
+            data.writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+            if data.writable:
+                os.dup2(fd, data.fd, inheritable=False)  # under the same number: a read may be at it just now
+                return
+        finally:
+            os.close(fd)
+        self._close_data(node)
+        read_only = self.store.statfs().f_flag & os.ST_RDONLY
+        raise os_error(errno.EROFS if read_only else errno.EACCES)
 
     def release(self, number: int) -> None:
         """Close a handle for good."""

@@ -1,5 +1,6 @@
 """A daemon that is not root: directories that may be entered and not listed, files of others that may be written."""
 
+import errno
 import os
 import pickle
 import tempfile
@@ -92,3 +93,29 @@ def test_a_read_only_file_of_its_own(store: Path) -> None:
         return fs.attr(node).mtime_ns, served.read(b"object") == b"x" * 5000, fs.close()
 
     assert as_user(call) == (7, True, [])
+
+
+def test_a_file_that_is_read_while_it_is_made_writable(store: Path) -> None:
+    def call() -> object:
+        served = Served(store)
+        fs = served.fs
+        node, number = fs.create(ROOT_ID, b"file", 0o444, os.O_RDWR, served.cred)
+        fs.write(number, 0, memoryview(b"before and after"))
+        fs.fsync(number, datasync=True)
+        fs.release(number)
+        reader = fs.open(node.id, os.O_RDONLY)
+        refused = []
+        for change in (lambda: fs.open(node.id, os.O_RDWR), lambda: fs.setattr(node.id, SetAttr(nbytes=9))):
+            try:
+                change()
+            except OSError as error:
+                refused.append(error.errno)
+        fs.setattr(node.id, SetAttr(mode=0o644))
+        fs.setattr(node.id, SetAttr(nbytes=9))
+        fs.write(fs.open(node.id, os.O_WRONLY), 7, memoryview(b"!!"))
+        out = bytearray(20)
+        done = fs.read(reader, 0, memoryview(out))
+        failed = fs.sync()
+        return refused, bytes(out[:done]), failed, (store / "file").read_bytes()
+
+    assert as_user(call) == ([errno.EACCES, errno.EACCES], b"before !!", [], b"before !!")
