@@ -66,6 +66,7 @@ class CachedFile(DirtyFile):
         self.node.ctime_ns = max(current_time_ns(), self.node.ctime_ns)
         if modified:
             self.node.mtime_ns = self.node.ctime_ns
+        self.cache.io.inode_changed(self.node)
 
     def _read_store(self, offset: int, out: memoryview) -> None:
         """Read the store's bytes, with zeros behind their end."""

@@ -9,7 +9,7 @@ import errno
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fsbackend.diskcache import DiskCache
 from fsbackend.durability import Choice, DurabilityJournal, FileJournal
@@ -18,20 +18,38 @@ from fsbackend.node import Node
 from fsbackend.storeio import PowerCutError, StoreIo
 
 
+class Commit(NamedTuple):
+    """What a barrier confirms if it succeeds: a transaction, and the changes of names up to this one."""
+
+    tid: int
+    nr_changes: int
+
+
 class PendingNames(Protocol):
     """Changes of names that wait for a barrier."""
 
-    def nr_changes(self) -> int:
-        """Return up to which change, counted from the first, a barrier that starts now will confirm."""
+    def inode_changed(self, node: Node, *, data: bool) -> None:
+        """Note that a barrier of the inode has something to commit; with `data`, an fdatasync, too."""
 
-    def committed(self, count: int) -> None:
-        """Note that the changes up to this one are durable."""
+    def begin_commit(self, node: Node | None, *, datasync: bool) -> Commit | None:
+        """Return what a barrier of an inode that starts now (None: of the store) will confirm; None: nothing."""
+
+    def committed(self, commit: Commit) -> None:
+        """Note that a barrier succeeded."""
 
 
 def _plain_fd(node: Node, fd: int) -> int:
     """Return a descriptor that takes odd bytes and can be read, where `fd` may be the O_DIRECT one for writeback."""
     plain_fd = getattr(node.data, "fd", -1)
     return plain_fd if plain_fd >= 0 else fd
+
+
+def _moves_blocks(fd: int, offset: int, nbytes: int) -> bool:
+    """Return whether a write needs new blocks or a new size, so that fdatasync has more to do than its bytes."""
+    try:
+        return os.lseek(fd, offset, os.SEEK_HOLE) < offset + nbytes
+    except OSError:
+        return True  # ENXIO: behind the end
 
 
 class FaultyIo(StoreIo):
@@ -67,6 +85,15 @@ class FaultyIo(StoreIo):
     def _writing(self, node: Node) -> AbstractContextManager[object]:
         return nullcontext() if self.journal is None else self.journal.writes.writing(node)
 
+    def inode_changed(self, node: Node) -> None:
+        """Note that a program changed a file's times: its next fsync commits them, and all names with them."""
+        if self.names is not None:
+            self.names.inode_changed(node, data=False)
+
+    def _blocks_moved(self, node: Node) -> None:
+        if self.names is not None:
+            self.names.inode_changed(node, data=True)
+
     def remembers(self, node: Node) -> bool:
         """Return whether something of a file is not durable yet: its inode has to stay the one that we know."""
         return (self.journal is not None and node in self.journal.files) or node in self.disk_cache.files
@@ -95,6 +122,8 @@ class FaultyIo(StoreIo):
         """Write: all, or, torn, a part, or, reordered, into the disk's cache."""
         nbytes = sum(map(len, buffers))
         fired = self._fire("store.write", node, nbytes)
+        if self.names is not None:
+            self.names.inode_changed(node, data=_moves_blocks(fd, offset, nbytes))
         with self._writing(node), self._standing_still(fired):
             plain_fd = _plain_fd(node, fd)
             if self.journal is not None:
@@ -121,20 +150,20 @@ class FaultyIo(StoreIo):
         with self.journal.writes.none(node), self._standing_still():
             self.disk_cache.drain(node)
             began = self.journal.begin_barrier(node)
-        nr_names = self.names.nr_changes() if self.names is not None else 0
+        commit = self.names.begin_commit(node, datasync=datasync) if self.names is not None else None
         try:
             super().fsync(node, fd, datasync=datasync)
         except OSError:
             self.journal.barrier_failed(node, began)
             raise
-        if self.names is not None:
-            self.names.committed(nr_names)
+        if self.names is not None and commit is not None:
+            self.names.committed(commit)
 
     def sync_store(self, fd: int) -> None:
         """Make all durable but the files that a rule lies about."""
         began: dict[Node, FileJournal] = {}
         lies = False
-        nr_names = self.names.nr_changes() if self.names is not None else 0
+        commit = self.names.begin_commit(None, datasync=False) if self.names is not None else None
         waiting = set(self.disk_cache.files) | set(self.journal.files if self.journal is not None else ())
         try:
             for node in waiting:
@@ -156,8 +185,8 @@ class FaultyIo(StoreIo):
                 if self.journal is not None:
                     self.journal.barrier_failed(node, journal)
             raise
-        if self.names is not None and not lies:
-            self.names.committed(nr_names)
+        if self.names is not None and commit is not None and not lies:
+            self.names.committed(commit)
 
     def settle(self, fd: int) -> None:
         """Write out what the disk's cache still holds, as a disk does whose power stays on, even one that lies."""
@@ -170,6 +199,7 @@ class FaultyIo(StoreIo):
     def truncate(self, node: Node, fd: int, nbytes: int) -> None:
         """Set the size."""
         self._fire("store.truncate", node)
+        self._blocks_moved(node)
         with self._writing(node), self._standing_still():
             self.disk_cache.drain(node)
             if self.journal is not None:
@@ -179,6 +209,7 @@ class FaultyIo(StoreIo):
     def fallocate(self, node: Node, fd: int, mode: int, offset: int, nbytes: int) -> None:
         """Allocate or punch."""
         self._fire("store.truncate", node)
+        self._blocks_moved(node)
         with self._writing(node), self._standing_still():
             self.disk_cache.drain(node)
             if self.journal is not None:

@@ -1,8 +1,9 @@
 """A store whose names can be rolled back: what an ordered journal would not have committed yet is undone.
 
-Each creation, removal and rename is recorded, in order, with the paths of its time. A barrier (fsync of any file
-or directory, or a sync) makes all before it durable, as a journal's commit does. A power cut keeps a prefix of
-the rest and undoes what follows, last first, so each path is right again when its turn comes. What is removed
+Each creation, removal and rename is recorded, in order, with the paths of its time. A sync, or an fsync of a file
+or directory that changed since the last commit (`transaction`), makes all before it durable, as a journal's commit
+does. A power cut keeps a prefix of the rest and undoes what follows, last first, so each path is right again when
+its turn comes. What is removed
 keeps a hidden link (`RESERVED_NAME`) until then. Owners, modes and times are not rolled back.
 """
 
@@ -14,10 +15,11 @@ from dataclasses import dataclass
 
 from fsbackend.dirstore import RESERVED_NAME, DirNode, DirStore
 from fsbackend.durability import Choice
-from fsbackend.faultyio import FaultyIo
-from fsbackend.node import Attr, Cred, Node
+from fsbackend.faultyio import Commit, FaultyIo
+from fsbackend.node import Attr, Cred, Node, SetAttr
 from fsbackend.renaming import RENAME_EXCHANGE
 from fsbackend.storeio import StoreIo
+from fsbackend.transaction import Transactions
 
 _FOLLOW_NOT = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -52,6 +54,7 @@ class JournaledStore(DirStore):
         self._names_lock = threading.Lock()
         self._next_kept = 0
         self._nr_committed = 0
+        self._transactions = Transactions()
         self.changes: list[NameChange] = []
         self.kept: dict[tuple[int, int], list[bytes]] = {}
         os.mkdir(RESERVED_NAME, 0o700, dir_fd=self.root_fd)
@@ -60,7 +63,7 @@ class JournaledStore(DirStore):
 
     def close(self) -> None:
         """Drop what was kept, and let the store go."""
-        self.committed(self.nr_changes())
+        self.confirm(self.nr_changes())
         os.close(self._kept_fd)
         with contextlib.suppress(OSError):
             os.rmdir(RESERVED_NAME, dir_fd=self.root_fd)
@@ -73,25 +76,44 @@ class JournaledStore(DirStore):
         above = parent.path()
         return above + b"/" + name if above else name
 
-    def _created(self, parent: Node, name: bytes) -> None:
+    def inode_changed(self, node: Node, *, data: bool) -> None:
+        """Note that a barrier of the inode has something to commit; with `data`, an fdatasync, too."""
+        if isinstance(node, DirNode):
+            self._transactions.inode_changed((node.dev, node.ino), data=data)
+
+    def _append(self, change: NameChange, *nodes: Node | None) -> None:
+        """Record a change, then the inodes that it changed: a commit between the two confirms too little."""
         with self._names_lock:
-            self.changes.append(NameChange("created", self._path(parent, name)))
+            self.changes.append(change)
+        for node in nodes:
+            if node is not None:
+                self.inode_changed(node, data=False)
+
+    def _created(self, parent: Node, name: bytes, node: Node) -> None:
+        self._append(NameChange("created", self._path(parent, name)), parent)
+        self.inode_changed(node, data=True)
 
     def create(self, parent: Node, name: bytes, mode: int, cred: Cred) -> tuple[DirNode, int]:
         """Make a regular file."""
         made = super().create(parent, name, mode, cred)
-        self._created(parent, name)
+        self._created(parent, name, made[0])
+        return made
+
+    def tmpfile(self, parent: Node, mode: int, cred: Cred, *, linkable: bool) -> tuple[DirNode, int]:
+        """Make a regular file that has no name."""
+        made = super().tmpfile(parent, mode, cred, linkable=linkable)
+        self.inode_changed(made[0], data=True)
         return made
 
     def _made(self, parent: Node, name: bytes, mode: int, cred: Cred) -> DirNode:
         node = super()._made(parent, name, mode, cred)
-        self._created(parent, name)
+        self._created(parent, name, node)
         return node
 
     def link(self, node: Node, parent: Node, name: bytes) -> None:
         """Give an inode one more name."""
         super().link(node, parent, name)
-        self._created(parent, name)
+        self._append(NameChange("created", self._path(parent, name)), parent, node)
 
     def unlink(self, parent: Node, name: bytes) -> DirNode:
         """Take a name away, keeping the inode for a while."""
@@ -101,7 +123,7 @@ class JournaledStore(DirStore):
         except BaseException:
             self._unkeep(change)
             raise
-        self._append(change)
+        self._append(change, parent, node)
         return node
 
     def rmdir(self, parent: Node, name: bytes) -> DirNode:
@@ -109,15 +131,16 @@ class JournaledStore(DirStore):
         info = os.lstat(name, dir_fd=self.dir_fd(parent))
         node = super().rmdir(parent, name)
         made_as = (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
-        self._append(NameChange("removed", self._path(parent, name), made_as=made_as))
+        self._append(NameChange("removed", self._path(parent, name), made_as=made_as), parent, node)
         return node
 
     def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int = 0) -> DirNode | None:
         """Move a name over another, keeping the inode that the other one named; or as the flags say."""
         old_path, path = self._path(parent, name), self._path(new_parent, new_name)
         if flags & RENAME_EXCHANGE:
+            both = self.lookup(parent, name), self.lookup(new_parent, new_name)
             super().rename(parent, name, new_parent, new_name, flags)
-            self._append(NameChange("exchanged", path, old_path))
+            self._append(NameChange("exchanged", path, old_path), parent, new_parent, *both)
             return None
         try:
             change = self._keep("renamed", path, new_parent, new_name)
@@ -133,12 +156,13 @@ class JournaledStore(DirStore):
         if change.key == (source.st_dev, source.st_ino):
             self._unkeep(change)  # two names of one inode: nothing was done
         else:
-            self._append(change)
+            self._append(change, parent, new_parent, self.by_ino.get((source.st_dev, source.st_ino)), over)
         return over
 
-    def _append(self, change: NameChange) -> None:
-        with self._names_lock:
-            self.changes.append(change)
+    def setattr(self, node: Node, change: SetAttr) -> None:
+        """Change owner, mode and times, which a cut does not undo, but an fsync commits."""
+        super().setattr(node, change)
+        self.inode_changed(node, data=False)
 
     def _keep(self, kind: str, path: bytes, parent: Node, name: bytes) -> NameChange:
         info = os.lstat(name, dir_fd=self.dir_fd(parent))
@@ -184,7 +208,7 @@ class JournaledStore(DirStore):
             return os.open(links[0], os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._kept_fd)
 
     def fsync_dir(self, node: Node, fd: int) -> None:
-        """Make a directory's names durable, unless a rule lies about it: all names before now, as a commit does."""
+        """Make a directory's names durable, unless a rule lies about it: all before now, as a commit does."""
         self._io.fsync(node, fd, datasync=False)
 
     # ---- barriers and cuts
@@ -194,7 +218,18 @@ class JournaledStore(DirStore):
         with self._names_lock:
             return self._nr_committed + len(self.changes)
 
-    def committed(self, count: int) -> None:
+    def begin_commit(self, node: Node | None, *, datasync: bool) -> Commit | None:
+        """Return what a barrier of an inode that starts now (None: of the store) will confirm; None: nothing."""
+        key = (node.dev, node.ino) if isinstance(node, DirNode) else None
+        tid = self._transactions.begin_commit(key, datasync=datasync)
+        return Commit(tid, self.nr_changes()) if tid else None
+
+    def committed(self, commit: Commit) -> None:
+        """Note that a barrier succeeded."""
+        self.confirm(commit.nr_changes)
+        self._transactions.committed(commit.tid)
+
+    def confirm(self, count: int) -> None:
         """Note that the changes up to this one are durable; another barrier may have said so of some already."""
         with self._names_lock:
             count = max(count - self._nr_committed, 0)
@@ -216,7 +251,7 @@ class JournaledStore(DirStore):
         touched: list[tuple[Node, bytes]] = []
         for change in reversed(undone):
             touched += self._undo(change)
-        self.committed(self.nr_changes())
+        self.confirm(self.nr_changes())
         StoreIo.sync_store(self._io, self.root_fd)  # what the cut left is durable, whatever rules say
         return touched
 

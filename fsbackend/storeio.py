@@ -127,6 +127,9 @@ class StoreIo:
         """Allocate or punch."""
         fallocate(fd, mode, offset, nbytes)
 
+    def inode_changed(self, node: Node) -> None:
+        """Note that a program changed a file's times: of no use here."""
+
     def remembers(self, node: Node) -> bool:
         """Return whether something of a file has to be remembered by its inode: not here."""
         return False

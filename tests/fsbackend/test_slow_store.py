@@ -105,9 +105,9 @@ def test_changes_of_names_are_confirmed_once_by_barriers_side_by_side(tmp_path: 
     assert isinstance(store, JournaledStore)
     slow.fs.mkdir(ROOT_ID, b"one", 0o755, CRED)
     began = [store.nr_changes(), store.nr_changes()]
-    store.committed(began[0])
+    store.confirm(began[0])
     slow.fs.mkdir(ROOT_ID, b"two", 0o755, CRED)
-    store.committed(began[1])
+    store.confirm(began[1])
     assert [change.path for change in store.pending()] == [b"two"]
     slow.fs.close()
 
