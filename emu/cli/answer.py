@@ -80,7 +80,7 @@ def _show(found: Answer, page: Path) -> None:
     console.print(
         "lost: pages that an ordinary process did not find after a power cut; with *: late\n"
         "stores of a sample that left their page clean in memory; v: PTEs and nodes looked\n"
-        "at, without walks of the tree of VMAs; us: CPU time; e: extrapolated from a sample",
+        "at, but to find the VMA of an address; us: CPU time; e: extrapolated from a sample",
         style="dim",
         soft_wrap=True,
     )
