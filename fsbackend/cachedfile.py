@@ -125,7 +125,7 @@ class CachedFile(DirtyFile):
         info = os.fstat(self.fd)
         if self.node.mtime_ns and info.st_mtime_ns != self.node.mtime_ns and self.writable:
             # Writeback moved the store's times to now; put back when the program wrote.
-            with contextlib.suppress(PermissionError):  # another owner's file: the store keeps its own times
+            with contextlib.suppress(OSError):  # another's file, or a store that died: it keeps its own times
                 os.utime(self.fd, ns=(info.st_atime_ns, self.node.mtime_ns))
             info = os.fstat(self.fd)
         if self.direct_fd >= 0:
