@@ -29,6 +29,7 @@ def wb_do_writeback(k: Kernel) -> None:
     try:
         for bdi in k.bdis.values():
             bdi.throttle.update(now_s, busy=bool(bdi.nr_writeback or bdi.nr_dirty))
+        _divide_the_limit(k)
         if now_s >= kthreads.flusher_next_s:
             kthreads.flusher_next_s = now_s + k.params.periodic_s
             flags |= _PERIODIC
@@ -43,6 +44,18 @@ def wb_do_writeback(k: Kernel) -> None:
             duration_ns = int((k.clock.now() - now_s) * 1e9)
             nr_ios = k.vmstat.nr_writeback_io - nr_before
             k.emit(EventKind.FLUSHER, flags=flags, arg=nr_ios, duration_ns=duration_ns)
+
+
+def _divide_the_limit(k: Kernel) -> None:
+    """Give each device the part of the dirty limit that it has of the writeout, among those that have any to do.
+
+    Linux v4.9 __wb_calc_thresh() takes the fraction of recent completions; here, as between mounts, it is bandwidths.
+    """
+    bdis = list(k.bdis.values())
+    total = sum(bdi.throttle.avg_write_bandwidth for bdi in bdis if bdi.nr_reclaimable_and_writeback)
+    for bdi in bdis:
+        own = bdi.throttle.avg_write_bandwidth
+        bdi.share = own / (total if bdi.nr_reclaimable_and_writeback else total + own)
 
 
 def _write_expired(k: Kernel, older_than_s: float) -> None:

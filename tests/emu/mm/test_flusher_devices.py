@@ -1,10 +1,11 @@
-"""The flusher and several devices: one that is over its own part of the limit is written, and it alone."""
+"""The flusher and several devices: each has its part of the limit; one that is over it is written, and it alone."""
 
 from pathlib import Path
 
 from emu.check import check
 from emu.machine import Machine
 from emu.mapping import Mapping
+from emu.mm.page_writeback import global_dirty_limits
 from emu.mm_types.clock import VirtualClock
 from emu.process import Process
 from fsbackend.throttle import DirtyParams
@@ -69,3 +70,30 @@ def test_above_the_limit_of_all_every_device_is_written(tmp_path: Path) -> None:
     store(second, 60)
     assert nr_dirty(machine)[0] == 0
     machine.shutdown()
+
+
+def test_the_limit_is_divided_by_what_devices_write(tmp_path: Path) -> None:
+    machine, clock, process = boot(params=DirtyParams(background_bytes=400 * PAGE, dirty_bytes=800 * PAGE))
+    mappings = [device(process, tmp_path, caps) for caps in ("disk", "disk,stable_writes")]
+    fast, slow = machine.kernel.bdis.values()
+    for bdi, rate in ((fast, 300.0), (slow, 100.0)):
+        bdi.throttle.write_bandwidth = bdi.throttle.avg_write_bandwidth = rate
+    store(mappings[1], 1)
+    wait(machine, clock)
+    assert (fast.share, slow.share) == (0.75, 1.0), "an idle device takes nothing from one that writes"
+    store(mappings[0], 1)
+    wait(machine, clock)
+    assert (fast.share, slow.share) == (0.75, 0.25)
+    assert slow.thresholds(global_dirty_limits(machine.kernel)) == (100, 200)
+    store(mappings[1], 150)
+    wait(machine, clock)
+    assert nr_dirty(machine) == [1, 0], "over its part of the background limit"
+    machine.shutdown()
+
+
+def wait(machine: Machine, clock: VirtualClock) -> None:
+    """Come to the flusher's next turn, before any page expires and so soon that no bandwidth is measured."""
+    for bdi in machine.kernel.bdis.values():
+        bdi.throttle.update(clock.now() + 5.0, busy=False)
+    clock.advance(5.0)
+    settle(machine)
