@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 MAP_NONBLOCK = 0x10000
 _CHILD = "import sys; sys.path.append(sys.argv.pop(1)); from emu.host_child import main; main()"
+_LIMITED = frozenset({"call", "brk", "load", "store"})
+"""Commands for which the child needs no memory of its own."""
 _EXIT_TIMEOUT_S = 10.0
 _SIGNALS = {signal.SIGSEGV: SegmentationFault, signal.SIGBUS: BusError, signal.SIGKILL: OutOfMemory}
 
@@ -261,7 +263,7 @@ class HostProcess(HostCalls):
     ) -> tuple[dict[str, Any], bytes]:
         """Have a command done; raise what it met."""
         self._alive()
-        if self._limit is not None:
+        if self._limit is not None and head["do"] in _LIMITED:
             head["limit"] = self._limit
         try:
             send_message(self._sock, head, payload, fds)

@@ -92,7 +92,8 @@ class HostCalls:
     def within_limit(self, which: int, nbytes: int) -> "Iterator[None]":
         """Have each call and access made under a soft limit of `nbytes` more than what the process uses then.
 
-        The child's own memory is what it uses already. Of RLIMIT_STACK the limit is `nbytes` itself.
+        mincore and whatever takes arrays are not limited. The child's own memory is what it uses already. Of
+        RLIMIT_STACK the limit is `nbytes` itself.
         """
         if which not in {resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_MEMLOCK, resource.RLIMIT_STACK}:
             raise ValueError(f"limit {which} is none of RLIMIT_AS, DATA, STACK and MEMLOCK")

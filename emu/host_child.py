@@ -142,7 +142,11 @@ class Child:
     def _mincore(self, head: Head, _payload: bytes, _fds: list[int]) -> tuple[Head, bytes]:
         vaddr, nbytes = (value & _U64 for value in _ints(head["args"]))
         nr_pages = min(-(-nbytes // PAGE_SIZE), _MAX_VECTOR)
-        vector = ctypes.create_string_buffer(nr_pages + 1)
+        try:
+            vector = ctypes.create_string_buffer(nr_pages + 1)
+        except MemoryError:
+            # So much is not mapped, either.
+            return {"errno": errno.ENOMEM}, b""
         if _LIBC.mincore(vaddr, nbytes, vector):
             return {"errno": ctypes.get_errno()}, b""
         return {}, vector.raw[:nr_pages]
@@ -344,4 +348,3 @@ def main() -> None:
     """Serve the socket whose descriptor is the argument."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Child(socket.socket(fileno=int(sys.argv[1]))).serve()
-

@@ -72,9 +72,10 @@ def do_mlock(k: Kernel, mm: Mm, vaddr: int, nbytes: int, *, lock: bool, onfault:
     if lock:
         can_do_mlock(mm)
     nbytes += vaddr & (k.page_size - 1)
-    start, end = page_range(k, vaddr & -k.page_size, nbytes, "mlock", errno.EINVAL)
+    start = vaddr & -k.page_size
     if lock:
-        require_mlock(mm, start, end)
+        require_mlock(mm, start, start + align_word(k, nbytes))
+    start, end = page_range(k, start, nbytes, "mlock", errno.EINVAL)
     holes: list[int] = []
     for found in vmas_of(mm, start, end, holes):
         if holes:

@@ -1,7 +1,5 @@
-"""The rules of the differential test: each does one thing to the emulated machine and to the kernel underneath."""
+"""The first rules of the differential test: mapping, accesses, files and processes."""
 
-import os
-import resource
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -23,23 +21,24 @@ from emu.mm.mmap import (
     MAP_NONBLOCK,
     MAP_POPULATE,
 )
-from tests.stateful.twins import ARENA_PAGES, BASE, END, PAGE, RW, TwinMachines, Twins
+from tests.stateful.twin_words import ARENA_PAGES, BASE, END, PAGE, RW
+from tests.stateful.twins import HEAP_PAGES, TwinMachines, Twins
 
-MAY_LOCK = os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
 _WRAP = (1 << 64) - PAGE
 _BEYOND = 1 << 47
 MAP_NORESERVE = 0x4000
+MAP_32BIT, MAP_STACK, MAP_UNKNOWN = 0x40, 0x20000, 0x2000000
 
 index = st.integers(0, 1 << 16)
 places = st.tuples(
-    st.sampled_from(("mapped",) * 7 + ("any",) * 4 + ("unaligned", "beyond", "wrap", "below")), index
+    st.sampled_from(("mapped",) * 7 + ("any",) * 4 + ("heap", "unaligned", "beyond", "wrap", "below")), index
 )
 lengths = st.one_of(
     st.integers(1, 8).map(lambda pages: pages * PAGE),
     st.integers(1, 8).map(lambda pages: pages * PAGE),
     st.sampled_from((0, 1, PAGE - 1, PAGE + 1, 3 * PAGE + 8, _WRAP, (1 << 64) - 1)),
 )
-prots = st.sampled_from((RW, RW, RW, 1, 1, 0, 2, 3, 7, 5, 8, 16, 1 << 20))
+prots = st.sampled_from((RW, RW, RW, 1, 1, 0, 2, 3, 7, 5, 8, 16, 1 << 20, 1 << 24 | RW, 1 << 25 | 1, 3 << 24))
 kinds = st.sampled_from((1, 1, 1, 2, 2, 0x21, 0x22, 0x22, 3, 0, 0x20))
 pgoffs = st.one_of(st.integers(0, 14), st.integers(0, 14), st.sampled_from((1 << 52, (1 << 52) - 1, (1 << 64) - 1)))
 # All but MADV_COLLAPSE and guards (madvise_later), and some that are none.
@@ -47,21 +46,22 @@ advices = st.sampled_from((*range(5), *range(8, 25), 8, 4, 4, 9, 10, 18, 18, 18,
 data = st.binary(min_size=1, max_size=16)
 
 
-class Differential(RuleBasedStateMachine):
-    """Each rule does one thing to both."""
+class Calls(RuleBasedStateMachine):
+    """Each rule does one thing to the emulated machine and to the kernel underneath."""
 
     directory: Path
     nr_steps = 0
 
     def __init__(self) -> None:
         super().__init__()
-        self.twins = TwinMachines(self.directory)
+        self.twins: TwinMachines
         self.watch = True
         self.given_up = False
         """Whether MADV_FREE was said of anything: then what reclaim takes must not be told by chance."""
 
-    @initialize(watch=st.booleans())
-    def begin(self, watch: bool) -> None:
+    @initialize(watch=st.booleans(), swapping=st.booleans(), privileged=st.booleans())
+    def begin(self, watch: bool, swapping: bool, privileged: bool) -> None:
+        self.twins = TwinMachines(self.directory, swapping=swapping, privileged=privileged)
         # Looking at every page after every step faults them all in, which hides what happens to absent ones.
         self.watch = watch
         # Down to here, and no further, grows what MAP_GROWSDOWN made: memory without any access needs no guard gap.
@@ -78,12 +78,19 @@ class Differential(RuleBasedStateMachine):
 
     def vaddr(self, pair: Twins, place: tuple[str, int]) -> int:
         how, which = place
+        if how == "heap" and self.twins.heap:
+            return self.twins.heap + which % HEAP_PAGES * PAGE
         anywhere = BASE + which % ARENA_PAGES * PAGE
         if how == "mapped":
             mapped = self.twins.mapped(pair)
             return mapped[which % len(mapped)] if mapped else anywhere
         others = {"unaligned": anywhere + 1 + which % 4094, "beyond": _BEYOND, "wrap": _WRAP, "below": BASE - 16 * PAGE}
         return others.get(how, anywhere)
+
+    def within(self, vaddr: int, nbytes: int) -> int:
+        """Cut a length off at the end of the arena or of the heap, if it is not absurd."""
+        room = self.twins.room(vaddr & -PAGE)
+        return min(nbytes, room) if room and nbytes <= ARENA_PAGES * PAGE else nbytes
 
     # Mapping
 
@@ -95,7 +102,8 @@ class Differential(RuleBasedStateMachine):
         kind=kinds,
         flags=st.sampled_from((MAP_FIXED,) * 8 + (0, MAP_FIXED_NOREPLACE, MAP_FIXED | MAP_POPULATE))
         | st.sampled_from((MAP_FIXED | MAP_LOCKED, MAP_FIXED | MAP_POPULATE | MAP_NONBLOCK, MAP_FIXED | MAP_NORESERVE))
-        | st.sampled_from((MAP_FIXED | MAP_GROWSDOWN, MAP_GROWSDOWN | MAP_FIXED_NOREPLACE)),
+        | st.sampled_from((MAP_FIXED | MAP_GROWSDOWN, MAP_GROWSDOWN | MAP_FIXED_NOREPLACE))
+        | st.sampled_from((MAP_FIXED | MAP_STACK, MAP_FIXED | MAP_32BIT, MAP_FIXED | MAP_UNKNOWN)),
         fd=st.sampled_from((0, 0, 0, 1, 2, 3, -1)),
         pgoff=pgoffs,
     )
@@ -104,8 +112,7 @@ class Differential(RuleBasedStateMachine):
     ) -> None:
         pair = self.pair(who)
         vaddr = self.vaddr(pair, place)
-        if BASE <= vaddr < END:
-            nbytes = nbytes if nbytes > ARENA_PAGES * PAGE else min(nbytes, END - (vaddr & -PAGE))
+        nbytes = self.within(vaddr, nbytes)
         if BASE <= vaddr < END and pgoff < 8:
             # Often what continues its neighbours, so that there is something to merge.
             pgoff = (vaddr - BASE) // PAGE % 16
@@ -113,9 +120,7 @@ class Differential(RuleBasedStateMachine):
         self.twins.both_mapping(
             pair,
             nbytes,
-            lambda process, fds: process.sys_mmap(
-                vaddr, nbytes, prot, kind | flags, -1 if fd < 0 else fds[fd], offset
-            ),
+            lambda process, fds: process.sys_mmap(vaddr, nbytes, prot, kind | flags, -1 if fd < 0 else fds[fd], offset),
         )
 
     @rule(
@@ -132,11 +137,12 @@ class Differential(RuleBasedStateMachine):
         if not vmas:
             return
         start, end, prot, shared, pgoff, file = vmas[which % len(vmas)]
+        low, high = next(region for region in self.twins.regions if region[0] <= start < region[1])
         if below:
-            nr_pages = min(nr_pages, (start - BASE) // PAGE, pgoff if file.isdigit() else ARENA_PAGES)
+            nr_pages = min(nr_pages, (start - low) // PAGE, pgoff if file.isdigit() else ARENA_PAGES)
             vaddr, pgoff = start - nr_pages * PAGE, pgoff - nr_pages
         else:
-            nr_pages = min(nr_pages, (END - end) // PAGE)
+            nr_pages = min(nr_pages, (high - end) // PAGE)
             vaddr, pgoff = end, pgoff + (end - start) // PAGE
         if nr_pages < 1:
             return
@@ -149,12 +155,6 @@ class Differential(RuleBasedStateMachine):
                 vaddr, nr_pages * PAGE, prot, kind | flags, -1 if fd < 0 else fds[fd], offset
             ),
         )
-
-    @rule(who=index, page=st.integers(0, ARENA_PAGES - 1), nr_pages=st.integers(1, 3), below=st.integers(1, 12))
-    def stack(self, who: int, page: int, nr_pages: int, below: int) -> None:
-        """Map what grows downwards, and store below it."""
-        self.map(who, ("any", page), nr_pages * PAGE, RW, 0x22, MAP_FIXED | MAP_GROWSDOWN, -1, 0)
-        self.store(who, ("any", max(page - below, 0)), 8, b"grown")
 
     @rule(who=index, place=places, nbytes=lengths)
     def munmap(self, who: int, place: tuple[str, int], nbytes: int) -> None:
@@ -175,10 +175,7 @@ class Differential(RuleBasedStateMachine):
     ) -> None:
         pair = self.pair(who)
         vaddr, new_vaddr = self.vaddr(pair, place), self.vaddr(pair, onto)
-        if BASE <= new_vaddr < END and new_nbytes <= ARENA_PAGES * PAGE:
-            new_nbytes = min(new_nbytes, END - (new_vaddr & -PAGE))
-        if not flags & 2 and BASE <= vaddr < END and new_nbytes <= ARENA_PAGES * PAGE:
-            new_nbytes = min(new_nbytes, END - (vaddr & -PAGE))
+        new_nbytes = self.within(vaddr if not flags & 2 else new_vaddr, new_nbytes)
         if self.twins.moves_many(pair, vaddr, old_nbytes, new_nbytes, fixed=bool(flags & 2)):
             return
         self.twins.both_mapping(
@@ -235,37 +232,31 @@ class Differential(RuleBasedStateMachine):
             pair, lambda process, _fds: process.mlock(vaddr, nbytes) if lock else process.munlock(vaddr, nbytes)
         )
 
-    @precondition(lambda _self: MAY_LOCK)
-    @rule(who=index, flags=st.sampled_from((1, 2, 3, 0, 8, None, None, None)))
-    def mlockall(self, who: int, flags: int | None) -> None:
-        """Lock all, or (None) unlock all."""
-        self.twins.both(
-            self.pair(who),
-            lambda process, _fds: process.munlockall() if flags is None else process.mlockall(flags),
-        )
-
     @rule(who=index, place=places, nbytes=lengths, advice=advices)
     def madvise(self, who: int, place: tuple[str, int], nbytes: int, advice: int) -> None:
         pair = self.pair(who)
         vaddr = self.vaddr(pair, place)
-        if advice == MADV_PAGEOUT and self.given_up:
-            return
+        if self.gives_up(advice):
+            self.twins.both(pair, lambda process, _fds: process.madvise(vaddr, nbytes, advice))
+
+    def gives_up(self, advice: int) -> bool:
+        """Note MADV_FREE; tell whether reclaim, by chance, would show by such advice: then it is not given."""
+        if advice == (MADV_FREE if self.twins.swapping else MADV_PAGEOUT) and (self.twins.swapping or self.given_up):
+            return False
         self.given_up |= advice == MADV_FREE
-        self.twins.both(pair, lambda process, _fds: process.madvise(vaddr, nbytes, advice))
+        return True
 
     @rule(who=index, place=places, nbytes=lengths)
     def mincore(self, who: int, place: tuple[str, int], nbytes: int) -> None:
         pair = self.pair(who)
         vaddr = self.vaddr(pair, place)
-        # What the page cache holds is each machine's own business; anonymous memory is there or not.
+        # What the page cache holds is each machine's own business; anonymous memory is there, on swap, or not.
         end = vaddr + nbytes
-        vmas = self.twins.vmas_host(pair) if pair is self.twins.pairs[0] else []
+        vmas = self.twins.vmas_host(pair) if not pair.nr_forks and not self.twins.swapping else []
         anonymous = any(vma[0] <= vaddr and end <= vma[1] and not vma[5] for vma in vmas)
         self.twins.both(
             pair,
-            lambda process, _fds: (
-                process.mincore(vaddr, nbytes) if anonymous else len(process.mincore(vaddr, nbytes))
-            ),
+            lambda process, _fds: process.mincore(vaddr, nbytes) if anonymous else len(process.mincore(vaddr, nbytes)),
         )
 
     # Accesses, files, processes
@@ -315,14 +306,15 @@ class Differential(RuleBasedStateMachine):
             private = [vma for vma in self.twins.vmas_emulated(pair) if not vma[3] and not vma[5]]
             if advice is not None and private:
                 start, end = private[which % len(private)][:2]
-                self.given_up |= advice == MADV_FREE
-                self.twins.both(pair, lambda process, _fds: process.madvise(start, end - start, advice))
+                if self.gives_up(advice):
+                    self.twins.both(pair, lambda process, _fds: process.madvise(start, end - start, advice))
             self.twins.pairs.append(pair.fork())
 
     @precondition(lambda self: len(self.twins.pairs) > 1)
-    @rule()
-    def exit(self) -> None:
-        gone = self.twins.pairs.pop()
+    @rule(who=index)
+    def exit(self, who: int) -> None:
+        """End a process, be it the last one or the parent of others."""
+        gone = self.twins.pairs.pop(who % len(self.twins.pairs))
         gone.emulated.exit()
         gone.host.exit()
 
@@ -330,8 +322,8 @@ class Differential(RuleBasedStateMachine):
     @rule(nr_pages=st.integers(1, 40))
     def writeback_and_reclaim(self, nr_pages: int) -> None:
         """What only the emulated machine does must not show."""
-        self.twins.machine.sync()
         kernel = self.twins.machine.kernel
+        self.twins.machine.sync()
         kernel.try_to_free_pages(kernel, nr_pages)
 
     @invariant()
@@ -339,6 +331,8 @@ class Differential(RuleBasedStateMachine):
         self.twins.compare(pages=self.watch)
 
     def teardown(self) -> None:
+        if not hasattr(self, "twins"):
+            return
         try:
             self.twins.compare(pages=True)
             self.twins.compare_files()

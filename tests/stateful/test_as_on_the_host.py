@@ -1,5 +1,6 @@
 """What random calls once found to differ, or might find too seldom: the emulated kernel and the host's do the same."""
 
+import contextlib
 import errno
 import mmap
 import resource
@@ -13,6 +14,7 @@ from emu.host_state import read_flags
 from emu.machine import Machine
 from emu.mm_types.vma import VM_LOCKED, VM_LOCKONFAULT
 from emu.process import Process
+from tests.stateful.twins import used
 
 PAGE = 4096
 BASE = 1 << 37
@@ -56,6 +58,44 @@ def fails(number: int, call: Callable[[], object]) -> None:
     with pytest.raises(OSError, match=r".") as caught:
         call()
     assert caught.value.errno == number
+
+
+@contextlib.contextmanager
+def within_limit(process: Either, which: int, nbytes: int) -> Iterator[None]:
+    """Let calls use `nbytes` more than what is used now."""
+    if isinstance(process, HostProcess):
+        with process.within_limit(which, nbytes):
+            yield
+        return
+    mm = process.mm
+    was = mm.rlim[which]
+    process.setrlimit(which, used(mm, which) + nbytes, was[1])
+    yield
+    mm.rlim[which] = was
+
+
+def test_a_mapping_that_is_refused_leaves_cuts_in_what_it_was_to_replace(process: Either) -> None:
+    process.sys_mmap(BASE, 8 * PAGE, RW, ANON, -1, 0)
+    process.store(BASE + 3 * PAGE, b"x")
+    with within_limit(process, resource.RLIMIT_AS, PAGE):
+        fails(errno.ENOMEM, lambda: process.sys_mmap(BASE + 2 * PAGE, 16 * PAGE, RW, ANON, -1, 0))
+        process.sys_mmap(BASE + 24 * PAGE, PAGE, RW, ANON, -1, 0)
+    assert borders(process) == [(0, 2), (2, 8), (24, 25)]
+    assert process.load(BASE + 3 * PAGE, 1) == b"x"
+
+
+def test_mlock_of_too_much_is_refused_before_it_wraps(process: Either) -> None:
+    if isinstance(process, HostProcess):
+        process.drop_lock_privilege()
+    fails(errno.ENOMEM, lambda: process.mlock(BASE, (1 << 64) - PAGE))
+    # Rounded up it is nothing.
+    process.mlock(BASE, (1 << 64) - 1)
+
+
+def test_a_mapping_for_a_stack_takes_no_large_pages(process: Either) -> None:
+    process.sys_mmap(BASE, 2 * PAGE, RW, ANON, -1, 0)
+    process.sys_mmap(BASE + 2 * PAGE, PAGE, RW, ANON | 0x20000, -1, 0)
+    assert borders(process) == [(0, 2), (2, 3)]
 
 
 def test_a_move_of_locked_memory_brings_in_only_what_it_gains(process: Either) -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from fsbackend.mount import temporary_mount
-from tests.stateful.differential import Differential
+from tests.stateful.differential_more import Differential
 
 
 @pytest.fixture(params=["disk", "tmpfs", pytest.param("mount", marks=pytest.mark.fuse)])

@@ -1,13 +1,13 @@
 """Twins: one process on the emulated machine, one on the kernel underneath, kept alike and compared.
 
-Both live in one arena of addresses. The emulated machine is a linear_vmas one: so does Linux since 4.0 serve
-remap_file_pages. Each has files of its own with equal content.
+Both live in one arena of addresses, and have a heap, the emulated one where the host's is. The emulated machine is a
+linear_vmas one: so does Linux since 4.0 serve remap_file_pages. Each has files of its own with equal content.
 """
 
-import errno
-import mmap
+import contextlib
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,60 +16,36 @@ from emu.check import check
 from emu.errors import Signal
 from emu.host import HostProcess
 from emu.host_state import PM_FILE, PM_PRESENT, PM_SWAP, read_flags, read_maps
+from emu.hw.swapops import is_swap_pte
 from emu.machine import Machine
 from emu.mm.inode import Inode
+from emu.mm.rlimit import data_vm
 from emu.mm_types.clock import VirtualClock
+from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_ANON
-from emu.mm_types.vma import (
-    VM_ACCOUNT,
-    VM_DONTCOPY,
-    VM_DONTDUMP,
-    VM_EXEC,
-    VM_GROWSDOWN,
-    VM_HUGEPAGE,
-    VM_LOCKED,
-    VM_MAYEXEC,
-    VM_MAYREAD,
-    VM_MAYSHARE,
-    VM_MAYWRITE,
-    VM_MERGEABLE,
-    VM_NOHUGEPAGE,
-    VM_NORESERVE,
-    VM_RAND_READ,
-    VM_READ,
-    VM_SEQ_READ,
-    VM_SHARED,
-    VM_WIPEONFORK,
-    VM_WRITE,
-)
+from emu.mm_types.vma import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE
 from emu.process import Process
 from tests.stateful.differences import merge_where_emulated_did, within_file
+from tests.stateful.twin_words import (
+    BASE,
+    END,
+    FILE_NBYTES,
+    FLAGS,
+    PAGE,
+    Vma,
+    content,
+    difference,
+    outcome,
+    told,
+)
 
-PAGE = 4096
-RW = mmap.PROT_READ | mmap.PROT_WRITE
-BASE = 1 << 37
-ARENA_PAGES = 40
-END = BASE + ARENA_PAGES * PAGE
-FILE_NBYTES = (12 * PAGE + 1240, 5 * PAGE)
+HEAP_PAGES = 12
 CHECK_EVERY = 8
 """The emulated machine's own invariants and the flags of all VMAs are looked at after every so many steps."""
-FLAGS = {
-    VM_READ: "rd", VM_WRITE: "wr", VM_EXEC: "ex", VM_SHARED: "sh", VM_MAYREAD: "mr", VM_MAYWRITE: "mw",
-    VM_MAYEXEC: "me", VM_MAYSHARE: "ms", VM_LOCKED: "lo", VM_SEQ_READ: "sr", VM_RAND_READ: "rr", VM_DONTCOPY: "dc",
-    VM_WIPEONFORK: "wf", VM_DONTDUMP: "dd", VM_HUGEPAGE: "hg", VM_NOHUGEPAGE: "nh", VM_MERGEABLE: "mg",
-    VM_ACCOUNT: "ac", VM_NORESERVE: "nr", VM_GROWSDOWN: "gd",
-}  # fmt: skip
-"""What /proc/PID/smaps calls the flags that both kernels have."""
-
-Call = Callable[[Any], Any]
-Vma = tuple[int, int, int, bool, int, str]
-"""(start, end, PROT_*, shared, pgoff, file): file is a number, "zero" (shared anonymous) or empty."""
-
-
-def content(number: int) -> bytes:
-    """Return the first bytes of a file: each word tells where it lies."""
-    nbytes = FILE_NBYTES[number]
-    return b"".join((at << 8 | number + 1).to_bytes(8, "little") for at in range(0, nbytes, 8))[:nbytes]
+SQUEEZE_EVERY = 3
+"""A machine that swaps sends all out that it can before each of so many steps."""
+ANONYMOUS = 0x22
+FIXED = 0x10
 
 
 @dataclass
@@ -88,7 +64,10 @@ class Twins:
 class TwinMachines:
     """An emulated machine and this one, with the same files and the same processes."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, swapping: bool = False, privileged: bool = True) -> None:
+        self.swapping = swapping
+        self.limit: tuple[int, int] | None = None
+        """RLIMIT_* and how many bytes more than now it allows: for the next call."""
         self.on_tmpfs = directory.is_relative_to("/dev/shm")
         self.on_mount = (directory / ".bdi").is_dir()
         self.paths: dict[str, list[Path]] = {}
@@ -99,10 +78,17 @@ class TwinMachines:
                 path.write_bytes(content(number))
             # Of each file a descriptor for reading and writing, and one for reading only.
             self.fds[side] = [os.open(path, how) for path in self.paths[side] for how in (os.O_RDWR, os.O_RDONLY)]
+        ram, swap = (232, 320 * PAGE) if swapping else (1024, None)
         self.machine = Machine(
-            "x86_64", 1024 * PAGE, "linear_vmas", clock=VirtualClock(), io_depth=0, readahead=0
+            "x86_64", ram * PAGE, "linear_vmas", clock=VirtualClock(), io_depth=0, readahead=0, swap=swap
         )
-        self.pairs = [Twins(self.machine.spawn(), HostProcess())]
+        first = Twins(self.machine.spawn(privileged=privileged), HostProcess())
+        self.pairs = [first]
+        if not privileged:
+            first.host.drop_lock_privilege()
+        first.emulated.mm.rlim[resource.RLIMIT_MEMLOCK] = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+        self.heap = self.heap_alike(first)
+        self.regions = [(BASE, END), (self.heap, self.heap + HEAP_PAGES * PAGE)][: 2 if self.heap else 1]
         self.nr_steps = 0
         self.alike = True
 
@@ -117,23 +103,63 @@ class TwinMachines:
             for path in paths:
                 path.unlink()
 
+    def heap_alike(self, pair: Twins) -> int:
+        """Have both heaps begin at one address, over a page without access; return that, or 0 if it cannot be."""
+        try:
+            start = pair.host.brk()
+        except OSError:
+            return 0
+        pair.emulated.mm.start_brk = pair.emulated.mm.brk = start
+        pair.emulated.sys_mmap(start - PAGE, PAGE, 0, ANONYMOUS | FIXED, -1, 0)
+        return start
+
+    def room(self, vaddr: int) -> int:
+        """Return how many bytes lie between an address and the end of the arena, or of the heap; 0 for other places."""
+        return next((end - vaddr for start, end in self.regions if start <= vaddr < end), 0)
+
     # Doing the same on both
 
     def both(self, pair: Twins, call: Callable[[Any, list[int]], Any]) -> Any:
         """Do a call on both, compare how it ends, and return that: ("value", x), ("errno", name) or ("signal", ...)."""
-        emulated = outcome(lambda: call(pair.emulated, self.fds["emulated"]))
-        host = outcome(lambda: call(pair.host, self.fds["host"]))
+        if self.swapping and not self.nr_steps % SQUEEZE_EVERY:
+            self.squeeze()
+        with self.limited(pair):
+            emulated = outcome(lambda: call(pair.emulated, self.fds["emulated"]))
+            host = outcome(lambda: call(pair.host, self.fds["host"]))
         self.nr_steps += 1
         self.alike = emulated == host
         assert self.alike, f"emulated {emulated}, host {host}"
         return host
+
+    def squeeze(self) -> None:
+        """Send out all that can go: what only the emulated machine does must not show."""
+        kernel = self.machine.kernel
+        for _ in range(2):
+            kernel.try_to_free_pages(kernel, kernel.ram.nr_frames)
+
+    @contextlib.contextmanager
+    def limited(self, pair: Twins) -> Iterator[None]:
+        """Set the limit that is asked for on both, counted from what each uses now."""
+        limit, self.limit = self.limit, None
+        if limit is None:
+            yield
+            return
+        which, nbytes = limit
+        mm = pair.emulated.mm
+        soft, hard = mm.rlim[which]
+        mm.rlim[which] = (used(mm, which) + nbytes, hard)
+        try:
+            with pair.host.within_limit(which, nbytes):
+                yield
+        finally:
+            mm.rlim[which] = (soft, hard)
 
     def both_mapping(self, pair: Twins, nbytes: int, call: Callable[[Any, list[int]], int]) -> Any:
         """Do a call that returns an address; what ends up outside the arena is unmapped again, wherever it is."""
 
         def placed(process: Any, fds: list[int]) -> int | str:
             vaddr = call(process, fds)
-            if BASE <= vaddr < END:
+            if self.room(vaddr):
                 return vaddr
             process.munmap(vaddr, nbytes)
             return "elsewhere"
@@ -153,7 +179,7 @@ class TwinMachines:
             check(self.machine)
         for pair in self.pairs:
             emulated, host = self.vmas_emulated(pair), self.vmas_host(pair)
-            forked = pair is not self.pairs[0]
+            forked = pair.nr_forks > 0
             merged = merge_where_emulated_did(host, emulated, forked=forked, closes=self.on_mount)
             assert emulated == merged, f"emulated\n{told(emulated)}\nhost\n{told(host)}"
             self.compare_residency(pair, host)
@@ -165,16 +191,20 @@ class TwinMachines:
 
     def compare_residency(self, pair: Twins, vmas: list[Vma]) -> None:
         """Compare which pages of private mappings have anonymous pages; those of files are each page cache's own."""
-        words = pair.host.pagemap(BASE, ARENA_PAGES).tolist()
+        words = {
+            start + place * PAGE: word
+            for start, end in self.regions
+            for place, word in enumerate(pair.host.pagemap(start, (end - start) // PAGE).tolist())
+        }
         k, table = pair.emulated.kernel, pair.emulated.mm.pt
         for start, end, _prot, shared, _pgoff, file in vmas:
-            for vaddr in range(start, min(end, END), PAGE) if not shared else ():
-                word = words[(vaddr - BASE) // PAGE]
+            for vaddr in range(start, end, PAGE) if not shared else ():
+                word = words[vaddr]
                 host = bool(word & PM_SWAP or (word & PM_PRESENT and not word & PM_FILE))
                 pte = table.get(vaddr)
-                emulated = k.fmt.pte_present(pte)
-                if file:
-                    emulated = emulated and bool(k.mem_map.flags[k.fmt.pte_pfn(pte)] & PG_ANON)
+                emulated = k.fmt.pte_present(pte) or is_swap_pte(k.fmt, pte)
+                if file and k.fmt.pte_present(pte):
+                    emulated = bool(k.mem_map.flags[k.fmt.pte_pfn(pte)] & PG_ANON)
                 elif emulated and not host and pair.nr_forks > 1 and k.fmt.pte_pfn(pte) == k.zero_pfn:
                     # Copied with a mapping that the host has apart from one with an anon_vma (anon_vma).
                     continue
@@ -183,12 +213,12 @@ class TwinMachines:
     def compare_flags(self, pair: Twins) -> None:
         """Compare VM_LOCKED, VM_MAY* and the like, page by page."""
         host: dict[int, set[str]] = {}
-        for start, end, names in read_flags(pair.host.pid, BASE, END):
-            for vaddr in range(start, end, PAGE):
+        for start, end, names in read_flags(pair.host.pid, BASE, self.regions[-1][1]):
+            for vaddr in range(start, end, PAGE) if self.room(start) else ():
                 host[vaddr] = names & set(FLAGS.values())
         emulated: dict[int, set[str]] = {}
         for vma in pair.emulated.mm.vmas:
-            if BASE <= vma.start < END:
+            if self.room(vma.start):
                 names = {name for flag, name in FLAGS.items() if vma.flags & flag}
                 emulated |= dict.fromkeys(range(vma.start, vma.end, PAGE), names)
         for vaddr, names in emulated.items():
@@ -242,7 +272,10 @@ class TwinMachines:
         k, table = pair.emulated.kernel, pair.emulated.mm.pt
         ranges = [range(one[0], one[1], PAGE) for one in self.vmas_host(pair) if one[0] <= vaddr < one[1]]
         ptes = [table.get(page) for pages in ranges for page in pages]
-        return not any(k.fmt.pte_present(pte) and k.mem_map.flags[k.fmt.pte_pfn(pte)] & PG_ANON for pte in ptes)
+        return not any(
+            is_swap_pte(k.fmt, pte) or (k.fmt.pte_present(pte) and k.mem_map.flags[k.fmt.pte_pfn(pte)] & PG_ANON)
+            for pte in ptes
+        )
 
     def compare_synced(self, pair: Twins, vaddr: int, nbytes: int) -> None:
         """Compare what is in the files, of the pages that msync was to write."""
@@ -268,7 +301,7 @@ class TwinMachines:
     def vmas_emulated(self, pair: Twins) -> list[Vma]:
         found = []
         for vma in pair.emulated.mm.vmas:
-            if BASE <= vma.start < END:
+            if self.room(vma.start):
                 prot = sum(bit for bit, flag in ((1, VM_READ), (2, VM_WRITE), (4, VM_EXEC)) if vma.flags & flag)
                 file = ""
                 if vma.mapping is not None:
@@ -281,10 +314,11 @@ class TwinMachines:
 
     def vmas_host(self, pair: Twins) -> list[Vma]:
         names = {str(path): str(number) for number, path in enumerate(self.paths["host"])}
-        names |= {"/dev/zero (deleted)": "zero", "": ""}
+        names |= {"/dev/zero (deleted)": "zero", "": "", "[heap]": ""}
         return [
             (vma.start, vma.end, vma.prot, vma.shared, vma.pgoff if vma.name else 0, names[vma.name])
-            for vma in read_maps(pair.host.pid, BASE, END)
+            for vma in read_maps(pair.host.pid, BASE, self.regions[-1][1])
+            if self.room(vma.start)
         ]
 
     def mapped(self, pair: Twins) -> list[int]:
@@ -292,28 +326,12 @@ class TwinMachines:
         return [vaddr for vma in self.vmas_emulated(pair) for vaddr in range(vma[0], vma[1], PAGE)]
 
 
-def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
-    """Return how a call ended."""
-    try:
-        return "value", call()
-    except OSError as error:
-        return "errno", errno.errorcode[error.errno or 0]
-    except Signal as signal:
-        return "signal", type(signal).__name__, signal.vaddr & -PAGE
-
-
-def told(vmas: list[Vma]) -> str:
-    lines = []
-    for start, end, prot, shared, pgoff, file in vmas:
-        mode = f"{prot:03b}{'s' if shared else 'p'}"
-        lines.append(f"  page {(start - BASE) // PAGE:2} to {(end - BASE) // PAGE:2} {mode} pgoff={pgoff} {file!r}")
-    return "\n".join(lines)
-
-
-def difference(emulated: bytes | None, host: bytes | None) -> str:
-    if emulated is None or host is None:
-        return f"emulated {'cannot' if emulated is None else 'can'}, host {'cannot' if host is None else 'can'} load it"
-    if len(emulated) != len(host):
-        return f"emulated {len(emulated)} bytes, host {len(host)}"
-    at = next(at for at in range(len(host)) if emulated[at] != host[at])
-    return f"byte {at}: emulated {emulated[at : at + 8].hex()}, host {host[at : at + 8].hex()}"
+def used(mm: Mm, which: int) -> int:
+    """Return how many bytes of what a limit limits an emulated process has now; of the stack it is always 0."""
+    if which == resource.RLIMIT_DATA:
+        soft, hard = mm.rlim[which]
+        mm.rlim[which] = (0, hard)
+        nr_pages = data_vm(mm)
+        mm.rlim[which] = (soft, hard)
+        return nr_pages * PAGE
+    return {resource.RLIMIT_AS: mm.total_vm, resource.RLIMIT_MEMLOCK: mm.locked_vm}.get(which, 0) * PAGE
