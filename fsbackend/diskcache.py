@@ -12,7 +12,7 @@ import contextlib
 import os
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fsbackend.durability import Choice
 from fsbackend.node import Node
@@ -133,11 +133,13 @@ class DiskCache:
                 held.pages.clear()
                 self._close_empty()
 
-    def cut(self, choice: Choice) -> None:
-        """Lose what is held but what the choice lets live."""
+    def cut(self, choice: Choice, survived: Callable[[Node, int], None] | None = None) -> None:
+        """Lose what is held but what the choice lets live; `survived` hears which pages of a file that is."""
         with self.lock:
             for node, held in list(self.files.items()):
                 for pgoff in list(held.pages):
                     if choice.lives():
                         self._put(held, pgoff)
+                        if survived is not None:
+                            survived(node, pgoff)
                 self.forget(node)

@@ -2,10 +2,12 @@
 
 The flusher writes unsynced bytes into the store's files. Before it does, the bytes that they replace are kept
 here, page by page, until a successful fsync of the file. A cut puts back what the user chose not to survive.
-Memory: at most one page of pre-image for each page written since the file's last fsync.
+Memory: one page of pre-image for each page of the durable file that was overwritten, cut off or punched since its
+last fsync; holes cost nothing.
 """
 
 import contextlib
+import errno
 import os
 import random
 import threading
@@ -19,11 +21,16 @@ from fsbackend.pages import PAGE_SHIFT, PAGE_SIZE
 
 @dataclass(slots=True)
 class FileJournal:
-    """One file's durable size, the lowest it was truncated to since, and the durable bytes of pages replaced."""
+    """One file's durable size, the lowest it was truncated to since, and the durable bytes of pages replaced.
+
+    A page that was cut off and is not in `pages` was a hole. `survivors`: pages whose last write a cut has let live
+    already, before it comes to what the store's file holds.
+    """
 
     durable_nbytes: int
     lowest_nbytes: int
     pages: dict[int, bytes] = field(default_factory=dict)
+    survivors: set[int] = field(default_factory=set)
 
 
 class Choice:
@@ -50,6 +57,27 @@ class Choice:
         if self._chance is None:
             return count if self.word == "all" else 0
         return self._chance.randint(0, count)
+
+
+def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield where a file has bytes within a range, (from, to) by whole pages; the rest is holes, and reads as zeros."""
+    start &= ~(PAGE_SIZE - 1)
+    while start < end:
+        try:
+            data = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # only a hole, or nothing at all, from here on
+        hole = os.lseek(fd, data, os.SEEK_HOLE) + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
+        data &= ~(PAGE_SIZE - 1)
+        if data < end:
+            yield data, min(hole, end)
+        start = hole
+
+
+def _end(pgoff: int) -> int:
+    return pgoff + 1 << PAGE_SHIFT
 
 
 class WritesInProgress:
@@ -121,8 +149,25 @@ class DurabilityJournal:
         """Keep what a truncation is about to cut off."""
         with self._lock:
             journal = self._file(node, fd)
-            self._keep(journal, fd, nbytes, journal.durable_nbytes)
+            self._keep_data(journal, fd, nbytes, journal.durable_nbytes)
             journal.lowest_nbytes = min(journal.lowest_nbytes, nbytes)
+
+    def before_fallocate(self, node: Node, fd: int, offset: int, nbytes: int) -> None:
+        """Keep what a hole is about to take; what is allocated reads as before."""
+        with self._lock:
+            journal = self._file(node, fd)
+            self._keep_data(journal, fd, offset, min(offset + nbytes, journal.durable_nbytes))
+
+    def survived(self, node: Node, pgoff: int) -> None:
+        """Note, in a cut, that a page's last write has been let live: nothing older of it is asked for."""
+        with self._lock:
+            journal = self.files.get(node)
+            if journal is not None:
+                journal.survivors.add(pgoff)
+
+    def _keep_data(self, journal: FileJournal, fd: int, start: int, end: int) -> None:
+        for data, hole in data_ranges(fd, start, end):
+            self._keep(journal, fd, data, hole)
 
     @staticmethod
     def _keep(journal: FileJournal, fd: int, start: int, end: int) -> None:
@@ -155,32 +200,43 @@ class DurabilityJournal:
         """Put a file in the store back to what a cut leaves of it; the caller has dropped its cached pages.
 
         A truncation since the barrier survives as a whole or not at all; if it does not, nor does what was
-        written into the part that it had cut off. What was appended and does not survive is zeros, or is cut
-        off if the new size does not survive either.
+        written into the part that it had cut off. What was appended is cut off if the new size does not survive;
+        if it does, pages that do not are zeros. The size is chosen first.
         """
         journal = self.files.pop(node, None)
         if journal is None:
             return
         if choice.word != "all":
-            nbytes = os.fstat(fd).st_size
-            lowest = min(journal.lowest_nbytes, journal.durable_nbytes)
-            if lowest < journal.durable_nbytes and not choice.lives():
-                self._restore(fd, journal, lambda start: start + PAGE_SIZE > lowest or not choice.lives())
-                os.ftruncate(fd, journal.durable_nbytes)
-            else:
-                self._restore(fd, journal, lambda start: start + PAGE_SIZE <= lowest and not choice.lives())
-                first = lowest + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1)
-                for start in range(first, nbytes, PAGE_SIZE):
-                    if not choice.lives():
-                        os.pwrite(fd, bytes(min(PAGE_SIZE, nbytes - start)), start)
-                if not choice.lives():
-                    self._restore(fd, journal, lambda start: start <= lowest < start + PAGE_SIZE)
-                    os.ftruncate(fd, lowest)
+            self._cut(journal, fd, choice)
         os.fsync(fd)
+
+    def _cut(self, journal: FileJournal, fd: int, choice: Choice) -> None:
+        nbytes = os.fstat(fd).st_size
+        lowest = min(journal.lowest_nbytes, journal.durable_nbytes)
+
+        def lives(pgoff: int) -> bool:
+            return pgoff in journal.survivors or choice.lives()
+
+        if lowest < journal.durable_nbytes and not choice.lives():
+            os.ftruncate(fd, lowest)  # what was cut off and is not kept was a hole
+            os.ftruncate(fd, journal.durable_nbytes)
+            self._restore(fd, journal, lambda pgoff: _end(pgoff) > lowest or not lives(pgoff))
+            return
+        last = lowest >> PAGE_SHIFT
+        size_lives = choice.lives() if nbytes > lowest else lives(last)
+        self._restore(fd, journal, lambda pgoff: _end(pgoff) <= lowest and not lives(pgoff))
+        if size_lives:
+            for data, hole in data_ranges(fd, lowest + PAGE_SIZE - 1 & ~(PAGE_SIZE - 1), nbytes):
+                for start in range(data, hole, PAGE_SIZE):
+                    if not lives(start >> PAGE_SHIFT):
+                        os.pwrite(fd, bytes(min(PAGE_SIZE, nbytes - start)), start)
+        else:
+            self._restore(fd, journal, lambda pgoff: pgoff == last)
+            os.ftruncate(fd, lowest)
 
     @staticmethod
     def _restore(fd: int, journal: FileJournal, wanted: Callable[[int], bool]) -> None:
         for pgoff, old in sorted(journal.pages.items()):
             start = pgoff << PAGE_SHIFT
-            if wanted(start):
+            if wanted(pgoff):
                 os.pwrite(fd, old[: max(journal.durable_nbytes - start, 0)], start)

@@ -106,7 +106,7 @@ class FaultyIo(StoreIo):
 
     def cut(self, choice: Choice) -> None:
         """Lose what is in the disk's cache, as a power cut does; the journal's part is `DurabilityJournal.cut`."""
-        self.disk_cache.cut(choice)
+        self.disk_cache.cut(choice, self.journal.survived if self.journal is not None else None)
 
     def pread_into(self, node: Node, fd: int, out: memoryview, offset: int) -> int:
         """Read."""
@@ -213,5 +213,5 @@ class FaultyIo(StoreIo):
         with self._writing(node), self._standing_still():
             self.disk_cache.drain(node)
             if self.journal is not None:
-                self.journal.before_write(node, fd, offset, nbytes)
+                self.journal.before_fallocate(node, fd, offset, nbytes)
             super().fallocate(node, fd, mode, offset, nbytes)

@@ -197,6 +197,7 @@ class PowerCutter:
                         memory = file.pages.chunks[index].memory[start : start + PAGE_SIZE]
                         with contextlib.suppress(OSError):  # the medium refused: so it did not survive
                             io.pwrite_all(file.node, file.fd, [memory[: file.nbytes - offset]], offset)
+                            self.journal.survived(file.node, offset >> PAGE_SHIFT)
             if file.fd >= 0:
                 file.nbytes = os.fstat(file.fd).st_size
         file.discard()
