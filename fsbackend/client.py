@@ -64,6 +64,8 @@ def inject(mountpoint: str | os.PathLike[str], rules: Iterable[str]) -> None:
         if rule.strip() != "clear":
             parse_rule(rule)
     check_mount(mountpoint)
+    if any(rule.strip() != "clear" and parse_rule(rule).action == "cut" for rule in rules):
+        unsynced(mountpoint)  # only a mount with pre-images has the power cut
     write_control(mountpoint, "inject", "\n".join(rules))
 
 

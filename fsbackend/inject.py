@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fsbackend.diskcache import DEFAULT_LIMIT
+from fsbackend.durability import Choice
 from fsbackend.storeio import PowerCutError
 
 _LONGEST_S = 86400
@@ -124,6 +125,8 @@ def parse_rule(line: str) -> Rule:
         raise _bad(line, f"{rule.action} is for {only_op} only")
     if not rule.action:
         raise _bad(line, "it has no action: error=, delay=, bandwidth=, torn, lie, reorder or cut=")
+    if sum((rule.nth > 0, rule.every > 0, rule.probability < 1.0)) > 1:
+        raise _bad(line, "nth=, every= and p= exclude each other: give one of them")
     return rule
 
 
@@ -146,6 +149,8 @@ def _errno(value: str) -> int:
 
 def _parse_word(rule: Rule, name: str, value: str) -> None:
     if name == "path":
+        if not value:
+            raise ValueError("give a glob, such as path=*.db")
         rule.glob = value
     elif name in {"nth", "every", "times"}:
         if not value.isdecimal() or int(value) < 1:
@@ -165,6 +170,11 @@ def _bandwidth(value: str) -> float:
     return unit * _number(value[:-1] if unit > 1 else value, 1e-6, 1e18, "give bytes a second above 0, such as 10M")
 
 
+def _survivors(value: str) -> float:
+    Choice(value)  # refuses what is no choice
+    return 0.0
+
+
 _ACTIONS: dict[str, Callable[[str], float]] = {
     "error": _errno,
     "delay": lambda value: _number(value, 0.0, _LONGEST_S, f"give 0 to {_LONGEST_S} seconds"),
@@ -172,7 +182,7 @@ _ACTIONS: dict[str, Callable[[str], float]] = {
     "torn": lambda _value: 0.0,
     "lie": lambda _value: 0.0,
     "reorder": lambda value: _number(value or str(DEFAULT_LIMIT), 1, 1 << 20, "give 1 to 1048576 pages, or nothing"),
-    "cut": lambda _value: 0.0,
+    "cut": _survivors,
 }
 """What reads an action's value; ValueError with what to give instead."""
 

@@ -110,6 +110,9 @@ def _check_mountpoint(mountpoint: str) -> str:
         raise MountError(f"the mount point {path} is a file: give an empty directory")
     if not Path(path).is_dir():
         raise MountError(f"the mount point {path} is no directory: make it first (mkdir -p {path})")
+    with contextlib.suppress(PermissionError), os.scandir(path) as entries:
+        if any(entries):
+            raise MountError(f"the mount point {path} is not empty: give an empty directory")
     return path
 
 

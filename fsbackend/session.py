@@ -102,7 +102,7 @@ class Session:
         self._channel = lowlevel.mount_channel(self.mountpoint, ctypes.byref(mount_args))
         if not self._channel:
             self.held.close()
-            raise OSError(errno.EIO, "libfuse could not mount; its own message says why")
+            raise OSError(errno.EIO, "libfuse could not mount")
         self._session = lowlevel.session_new(
             ctypes.byref(session_args), ctypes.byref(self._ops), ctypes.sizeof(self._ops), None
         )

@@ -20,6 +20,7 @@ def start_daemon(options: MountOptions) -> int:
     in_read, in_write = os.pipe()
     out_read, out_write = os.pipe()
     log_fd = os.open(options.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    logged_nbytes = os.fstat(log_fd).st_size
     actions = [
         (os.POSIX_SPAWN_DUP2, in_read, 0),
         (os.POSIX_SPAWN_DUP2, out_write, 1),
@@ -50,11 +51,25 @@ def start_daemon(options: MountOptions) -> int:
         Path(options.log_path).unlink()  # a refusal is said here, and nothing was logged
     words = answer.decode(errors="replace").split(" ", 2)
     if words[0] == "error":
-        raise MountError(f"cannot mount {options.store or 'RAM'} at {options.mountpoint}: {words[2].strip()}")
+        why = ": ".join([words[2].strip(), *_said_by_libfuse(options.log_path, logged_nbytes)])
+        raise MountError(f"cannot mount {options.store or 'RAM'} at {options.mountpoint}: {why}")
     last = ""
     with contextlib.suppress(FileNotFoundError):
         last = Path(options.log_path).read_text(errors="replace").strip().rpartition("\n")[2]
     raise MountError(f"the daemon did not come up ({last}); its log: {options.log_path}")
+
+
+def _said_by_libfuse(log_path: str, since_nbytes: int) -> list[str]:
+    """Return what libfuse and fusermount wrote into the log since, which only they know."""
+    try:
+        with Path(log_path).open("rb") as log:
+            log.seek(since_nbytes)
+            lines = log.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    said = [line.strip() for line in lines if line.startswith(("fuse", "mount"))]
+    needs_root = any("not permitted" in line for line in said)
+    return [*said, *(["mounting needs root or the right to mount (CAP_SYS_ADMIN)"] if needs_root else [])]
 
 
 def _read_line(fd: int) -> bytes:

@@ -7,15 +7,20 @@ from typing import Annotated
 import typer
 
 from emu.cli.dirty_options import check_ratios, read_params
+from emu.cli.options import read_place
 from emu.cli.status import status
 from emu.lab.errors import Terminated
 from fsbackend import mount as mounts
 
-Mountpoint = Annotated[Path, typer.Argument(metavar="MOUNTPOINT", help="Where it is mounted.")]
+Mountpoint = Annotated[
+    Path, typer.Argument(metavar="MOUNTPOINT", help="Where it is mounted.", parser=read_place)
+]
 
 
 def mount(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Directory whose files are served.")],
+    store: Annotated[
+        Path, typer.Argument(metavar="STORE", help="Directory whose files are served.", parser=read_place)
+    ],
     mountpoint: Mountpoint,
     caps: Annotated[
         str, typer.Option(help="ramfs, disk or strict, then flags: disk,stable_writes or strict,max_ratio=5.")
@@ -69,6 +74,10 @@ def mount(
     log: Annotated[Path | None, typer.Option(help="The daemon's log.")] = None,
 ) -> None:
     """Mount STORE at MOUNTPOINT; return when it serves.
+
+    --caps disk: written pages are accounted, written back by a flusher, and whoever writes too fast is throttled.
+    --caps strict: the same, within a small share of the dirty limit from the start. --caps ramfs: no accounting
+    and no writeback; what is written stays in RAM and is gone after umount.
 
     sync(2) and syncfs(2) never reach a FUSE filesystem: use `fremap sync`, or fsync of a file. Control files
     are in MOUNTPOINT/.bdi, which is not listed.
@@ -138,7 +147,7 @@ def inject(
     mountpoint: Mountpoint,
     rules: Annotated[
         list[str] | None,
-        typer.Argument(help="Rules, one word each in quotes, or 'clear'. Without any: show those in force."),
+        typer.Argument(help="Rules, each in quotes; 'clear' drops those before it. Without any: show those in force."),
     ] = None,
 ) -> None:
     """Make operations of a mount fail, wait, crawl, tear, lie or persist in any order.
@@ -171,7 +180,10 @@ def power_cut(
 ) -> None:
     """Cut the power of a mount made with --power-cut: only what was durable is left, and it serves on."""
     if report:
-        for row in mounts.unsynced(mountpoint):
+        rows = mounts.unsynced(mountpoint)
+        if not rows:
+            typer.echo("a cut would lose nothing now")
+        for row in rows:
             if "name" in row:
                 typer.echo(f"{row['path']}: {row['name']}, and not confirmed")
                 continue

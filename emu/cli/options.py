@@ -1,8 +1,17 @@
 """Options that several subcommands share, and how they are read."""
 
+from pathlib import Path
+
 import typer
 
 from emu.units import parse_size
+
+
+def read_place(value: str | Path) -> Path:
+    """Read a path that must be given: an empty one, such as an unset variable, would mean the current directory."""
+    if not str(value):
+        raise typer.BadParameter("it is empty: give a directory")
+    return Path(value)
 
 
 def read_size(text: str) -> int:

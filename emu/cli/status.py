@@ -1,5 +1,6 @@
 """fremap status: which mounts there are, and what is dirty in them. A mount point is never cut."""
 
+import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -37,8 +38,7 @@ def status(
     state.sweep()
     found, detached = mounts.find_mounts(), state.find_detached()
     if mountpoint is not None:
-        # Not resolve(): it would ask a daemon that may be gone.
-        names = {str(mountpoint), str(mountpoint.absolute()), str(mountpoint.parent.resolve() / mountpoint.name)}
+        names = _names_of(mountpoint)
         found = [item for item in found if item.mountpoint in names]
         detached = [item for item in detached if item.mountpoint in names]
         if not found and not detached:
@@ -58,6 +58,17 @@ def status(
     for one in detached:
         typer.echo(f"{one.mountpoint}\n  detached, files are open in it; store {one.store or 'ram'}, pid {one.pid}")
         typer.echo(f"  it ends when the last file is closed; now, after writing back: kill {one.pid}")
+
+
+def _names_of(mountpoint: Path) -> set[str]:
+    """Return the paths that it may be listed by. Not resolve(): that would ask a daemon that may be gone."""
+    names: set[str] = set()
+    while str(mountpoint) not in names:
+        whole = mountpoint.parent.resolve() / mountpoint.name
+        names |= {str(mountpoint), str(mountpoint.absolute()), str(whole)}
+        with contextlib.suppress(OSError):
+            mountpoint = whole.parent / whole.readlink()
+    return names
 
 
 def _tell(item: mounts.FoundMount) -> dict[str, Any]:

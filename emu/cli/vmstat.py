@@ -42,7 +42,7 @@ def vmstat(
     RUN/proc laid out as /proc is: `grep Nonlinear RUN/proc/*/smaps`.
     """
     if show not in _SHOWN:
-        raise LabError(f"--show {show}: there are {', '.join(_SHOWN)}")
+        raise typer.BadParameter(f"--show {show}: there are {', '.join(_SHOWN)}")
     given = run or []
     if workload is None:
         if len(given) != 1 or given[0].startswith("-"):

@@ -1,8 +1,9 @@
 """What fremap run does with a loaded workload: open the ground, run it, keep and show the outcome."""
 
+import sys
 import traceback
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def _as_dict(result: object, workload: Workload) -> dict[str, Any]:
         return dict(result)
     if is_dataclass(result) and not isinstance(result, type):
         return asdict(result)
-    raise LabError(f"{workload.path}: {workload.name}() must return a dict, a dataclass or None")
+    if isinstance(result, list) and all(isinstance(row, Mapping) for row in result):
+        return {"rows": [dict(row) for row in result]}
+    raise LabError(f"{workload.path}: {workload.name}() must return a dict, a list of dicts, a dataclass or None")
 
 
 def _call(workload: Workload, lab: Lab, values: dict[str, Any]) -> object:
@@ -111,7 +114,10 @@ def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[st
             lab_class(ground, options, RichProgress(), directory.path) as lab,
         ):
             try:
-                outcome = without_unknowns(_as_dict(_call(workload, lab, values), workload))
+                # What the workload prints must not mix with the JSON.
+                with redirect_stdout(sys.stderr if lab_values["json"] else sys.stdout):
+                    returned = _call(workload, lab, values)
+                outcome = without_unknowns(_as_dict(returned, workload))
             finally:
                 booted = lab.has_booted
                 lab.stop_recording()

@@ -1,5 +1,6 @@
 """Lab: what a workload is given. A place for files, a machine to boot, a seed, and somebody to tell."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +20,7 @@ from emu.lab.stamps import page_words
 from emu.lab.steps import RecordedSteps
 from emu.lab.vmstat_series import VmstatSeries
 from emu.lab.window_map import Look, look_at, save_looks
-from emu.machine import Machine
+from emu.machine import MIN_FRAMES, Machine
 from emu.mapping import Mapping
 from emu.mm.rmap import STRATEGIES
 from emu.mm_types.events import EventLog
@@ -150,6 +151,9 @@ class Lab:
         if self.options.events and self._records is not None:
             events = EventLog(self._records / EVENTS)
             self._recording.callback(events.close)
+        least = MIN_FRAMES << get_format(self.options.format).page_shift
+        if chosen < least:
+            raise LabError(f"--ram {format_size(chosen)} is too little for any machine: give {format_size(least)}")
         self._machine = self._cleanup.enter_context(
             Machine(
                 format=self.options.format,
@@ -213,6 +217,9 @@ class Lab:
         """Make a file of `nr_pages` pages that carry their stamps; it is removed when the run ends."""
         if nr_pages < 1:
             raise LabError(f"{name} needs at least one page, not {nr_pages}")
+        nbytes, free_nbytes = nr_pages * self.page_size, shutil.disk_usage(self.directory).free
+        if nbytes > free_nbytes:
+            raise LabError(f"{name} takes {format_size(nbytes)}, and {format_size(free_nbytes)} are free there")
         path = self._cleanup.enter_context(self.new_file(name))
         with self.progress.step(f"writing {name}", nr_pages) as advance, path.open("wb") as file:
             for first in range(0, nr_pages, _CHUNK_PAGES):

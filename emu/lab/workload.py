@@ -10,9 +10,11 @@ Enum) and, unless the option shall be required, a default. What the function ret
 import importlib.util
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,6 +40,9 @@ RESERVED = frozenset(
     }
 )
 """Names that ``fremap run`` itself takes."""
+
+_TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "Path": Path}
+"""What the command line can read, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,26 @@ def _typed_parameters(function: Callable[..., Any], path: Path) -> tuple[inspect
             raise LabError(f"{where}: parameter {parameter.name} needs a type, such as {parameter.name}: int")
         if parameter.name in RESERVED:
             raise LabError(f"{where}: fremap run has an option --{parameter.name} itself: choose another name")
+        if not _becomes_option(hints[parameter.name]):
+            raise LabError(
+                f"{where}: {parameter.name} cannot become an option: its type must be {', '.join(_TYPES)}, a Literal,"
+                " an Enum, or a list of one of these"
+            )
         typed.append(
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
         )
     return tuple(typed)
+
+
+def _becomes_option(hint: Any) -> bool:
+    """Tell whether the command line can read values of a type; it may be annotated, optional, or a list of such."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _becomes_option(inner[0])
+    if origin in {typing.Union, types.UnionType}:
+        return all(one is types.NoneType or _becomes_option(one) for one in inner)
+    if origin is list:
+        return _becomes_option(inner[0])
+    if origin is typing.Literal:
+        return True
+    return hint in _TYPES.values() or (isinstance(hint, type) and issubclass(hint, Enum))

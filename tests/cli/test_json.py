@@ -4,6 +4,7 @@ A program that reads one of them may rely on every name that is required here.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,31 @@ def test_a_schema_finds_what_is_missing_or_of_another_type() -> None:
         valid({"version": 1, "runs": [row]}, COMPARE)
     with pytest.raises(jsonschema.ValidationError, match="is not of type 'integer'"):
         valid({"a": "1"}, required(a=AMOUNT))
+
+
+def test_what_a_workload_prints_does_not_mix_with_its_json(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of rows is an outcome, too."""
+    file = tmp_path / "rows.py"
+    file.write_text("def rows(lab):\n    print('busy')\n    return [{'a': 1}, {'a': 2.5}]\n")
+    monkeypatch.chdir(tmp_path)
+    assert frame.run(["run", str(file), "--on", str(tmp_path), "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"rows": [{"a": 1}, {"a": 2.5}]}
+    assert "busy" in err
+    assert frame.run(["run", str(file), "--on", str(tmp_path)]) == 0
+    assert "2.5" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "says"), [("--pages=999999999999", "PiB|TiB, and"), ("--ram=1K", "--ram 1.0 KiB is too little")]
+)
+def test_what_cannot_fit_is_refused_at_once(
+    option: str, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert frame.run(["run", "shuffle", "--on", str(tmp_path), "--pages=64", option]) == 1
+    err = capfd.readouterr().err
+    assert re.search(says, err), err
+    assert err.count("\n") == 1

@@ -63,6 +63,9 @@ def test_mistakes_are_one_line(folders: tuple[Path, Path]) -> None:
     for words, says in (
         (("mount", store / "no", mountpoint), "mkdir -p"),
         (("mount", store, mountpoint / "no"), "mkdir -p"),
+        (("mount", store, store.parent), "is not empty"),
+        (("mount", store, ""), "'MOUNTPOINT': it is empty"),
+        (("umount", ""), "'MOUNTPOINT': it is empty"),
         (("mount", store, mountpoint, "--caps", "ramfs,strictlimit"), "contradict"),
         (("mount", store, mountpoint, "--dirty-ratio", "101"), "percentage"),
         (("umount", mountpoint), "no mount of fremap"),
@@ -101,6 +104,46 @@ def test_rules_never_lock_control_files_up(folders: tuple[Path, Path]) -> None:
         mounts.umount(mountpoint)
     mounts.inject(mountpoint, ["clear"])
     mounts.umount(mountpoint)
+
+
+def test_a_mount_is_known_by_links_to_it(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    mounts.mount(*folders)
+    (tmp_path / "link").symlink_to("mnt")
+    (tmp_path / "link to it").symlink_to(tmp_path / "link")
+    (tmp_path / "endless").symlink_to(tmp_path / "endless")
+    assert fremap("status", tmp_path / "link to it")[0] == 0
+    assert "no mount of fremap" in fremap("status", tmp_path / "endless")[1]
+
+
+def test_power_cuts_need_pre_images(folders: tuple[Path, Path]) -> None:
+    store, mountpoint = folders
+    mounts.mount(store, mountpoint)
+    for words in (("inject", mountpoint, "store.fsync cut=none"), ("power-cut", mountpoint, "--at", "store.fsync")):
+        code, said = fremap(*words)
+        assert (code, "mount it with --power-cut" in said) == (1, True), said
+    assert fremap("inject", mountpoint) == (0, "no rules in force\n")
+    mounts.umount(mountpoint)
+    mounts.mount(store, mountpoint, power_cut=True)
+    assert fremap("power-cut", mountpoint, "--report") == (0, "a cut would lose nothing now\n")
+
+
+def test_libfuse_s_own_words_are_shown(folders: tuple[Path, Path]) -> None:
+    """Without the right to mount, only fusermount knows why it failed."""
+    if os.geteuid():
+        pytest.skip("needs root, to give its capabilities away")
+    command = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", sys.executable, "-m", "emu.cli"]
+    done = subprocess.run([*command, "mount", *folders], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "not permitted: mounting needs root" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "rule", ["open nth=1 every=2 error=EIO", "open p=0.5 nth=1 error=EIO", "open path= error=EIO", "open cut=some"]
+)
+def test_rules_that_contradict_themselves_are_refused(rule: str) -> None:
+    with pytest.raises(ValueError, match=rf"rule '{rule}': .*(exclude each other|a glob|none, all or a seed)"):
+        parse_rule(rule)
 
 
 @pytest.mark.parametrize("rule", ["open p=2 error=EIO", "open p=nan lie", "open error=EFOO", "open nth=x error=EIO"])

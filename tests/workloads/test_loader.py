@@ -49,6 +49,8 @@ def test_the_bundled_ones_load() -> None:
         ("def f():\n  pass", "laboratory first"),
         ("def f(*, lab):\n  pass", "laboratory first"),
         ("def f(lab, **more: int):\n  pass", "cannot become an option"),
+        ("def f(lab, x: dict = {}):\n  pass", "x cannot become an option: its type must be int"),
+        ("def f(lab, x: list[dict] | None = None):\n  pass", "x cannot become an option"),
         ("def f(lab, seed: int = 1):\n  pass", "--seed"),
         ("def f(lab, x: Nowhere = 1):\n  pass", "Nowhere"),
         ("def f(lab): pass\ndef g(lab): pass", "one public function"),
@@ -63,6 +65,20 @@ def test_a_file_that_is_no_workload_is_refused_with_one_line(tmp_path: Path, tex
         load_workload(write(tmp_path, text))
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_the_command_line_can_read_is_accepted(tmp_path: Path) -> None:
+    text = """
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+class Kind(Enum):
+    ONE = "one"
+def work(lab, *, a: int, b: float | None, c: Optional[str], d: bool, e: Path, f: Literal["x"], g: Kind,
+         h: Annotated[list[int] | None, "words"] = None):
+    pass
+"""
+    assert [p.name for p in load_workload(write(tmp_path, text)).parameters] == list("abcdefgh")
 
 
 def test_among_several_functions_the_one_named_as_the_file_is_chosen(tmp_path: Path) -> None:
