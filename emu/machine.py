@@ -81,7 +81,7 @@ class Machine:
     huge_pages
         Map anonymous memory with large pages where they fit.
     lazy_tlb
-        A CPU that runs another process is not interrupted for a flush, but flushes when it comes back.
+        A CPU that runs another process is not interrupted for a flush, but flushes when it comes back (x86 since 4.14).
     tlb
         Sizes of the CPUs' TLBs (emu.hw.tlb.TlbModel).
     swap

@@ -113,6 +113,7 @@ SV32 = PteFormat(
         write=Rule(0xFF, STORE_PAGE_FAULT), present=Rule(0, 1), execute=Rule(0xFF, FETCH_PAGE_FAULT)
     ),
     walk=_walk_rules(_SV32_LEVELS, 0),
+    asid_bits=9,
 )
 
 _SV57 = replace(
@@ -127,6 +128,7 @@ _SV57 = replace(
     file_fields=(BitField(0, 52, 10),),
     swap_offset=BitField(0, 52, 10),
     walk=_walk_rules(_SV57_LEVELS, _UPPER_RESERVED),
+    asid_bits=16,
 )
 
 

@@ -2,7 +2,8 @@
 
 Sources: Intel SDM volume 3A, chapter 4; the software bits and file PTEs from Linux v2.6.20
 include/asm-i386/pgtable-2level.h, pgtable-3level.h and include/asm-x86_64/pgtable.h.
-Assumed of the CPU: CR4.PSE, CR0.WP and EFER.NXE set; SMEP, SMAP and protection keys off.
+Assumed of the CPU: CR4.PSE, CR0.WP and EFER.NXE set; in IA-32e mode CR4.PCIDE, which only that has (SDM 4.10.1); SMEP,
+SMAP and protection keys off.
 """
 
 from dataclasses import replace
@@ -131,6 +132,7 @@ I386 = PteFormat(
         ),
         has_nx=False,
     ),
+    asid_bits=0,
 )
 
 I386_PAE = replace(
@@ -204,6 +206,7 @@ X86_64 = PteFormat(
         ),
         has_nx=True,
     ),
+    asid_bits=12,
 )
 
 X86_64_LA57 = replace(

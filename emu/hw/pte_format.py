@@ -95,6 +95,7 @@ class PteFormat:
     fault_rules: FaultRules
     walk: WalkRules = field(repr=False)
     root_table_base: int = -1       # as table_base, for the root's entries; -1: the same
+    asid_bits: int = 16             # how many address spaces a TLB tells apart; 0: loading a root flushes it
 
     page_size: int = field(init=False)
     file_bits: int = field(init=False)

@@ -20,11 +20,16 @@ _NR_ASIDS = 2048
 names a PTE, and a 4-byte name has 11 bits for it, beside 20 of a page number and one that is its own."""
 
 
+def _nr_asids(k: Kernel) -> int:
+    """Return how many it is here: no more than the hardware's ASIDs; where it has none, they are names only."""
+    return min(_NR_ASIDS, 1 << k.fmt.asid_bits) if k.fmt.asid_bits else _NR_ASIDS
+
+
 def mm_alloc(k: Kernel) -> Mm:
     """Return an empty mm with a root table; MemoryError without a frame for that."""
     pt = PageTable(k.ram, k.fmt, lambda: alloc_table(k), lambda pfn: free_table(k, pfn))
     ident = k.new_ident()
-    mm = Mm(ident, ident % _NR_ASIDS, pt, k.locks.new(k.locks.mmap_sem))
+    mm = Mm(ident, ident % _nr_asids(k), pt, k.locks.new(k.locks.mmap_sem))
     if mm.asid in k.asids:
         try:
             mm.asid = _free_asid(k)
@@ -41,9 +46,9 @@ def mm_alloc(k: Kernel) -> Mm:
 
 
 def _free_asid(k: Kernel) -> int:
-    free = next((asid for asid in range(_NR_ASIDS) if asid not in k.asids), -1)
+    free = next((asid for asid in range(_nr_asids(k)) if asid not in k.asids), -1)
     if free < 0:
-        raise MemoryError(f"more than {_NR_ASIDS} address spaces at once")
+        raise MemoryError(f"more than {_nr_asids(k)} address spaces at once")
     return free
 
 

@@ -189,11 +189,19 @@ class Kernel:
         self.block_on_page(pfn)
 
     def switch_mm(self, mm: Mm) -> "Mmu":
-        """Load an mm's page table on the present CPU, if it is not there already; no flush, ASIDs tell them apart."""
+        """Load an mm's page table on the present CPU, if it is not there already.
+
+        Where ASIDs tell address spaces apart nothing is flushed, and the CPU stays in the mask of the one that it leaves
+        (v6.12 arch/riscv/include/asm/mmu_context.h: set_mm(); x86: `lazy_tlb`). Where there are none, all of that goes.
+        """
         mmu = self.cpus[self.cpu]
-        if self.current[self.cpu] is not mm:
+        before = self.current[self.cpu]
+        if before is not mm:
             if mm.dead:
                 raise KernelBug(f"{mm!r} is dead and cannot run")
+            if before is not None and not self.fmt.asid_bits:
+                mmu.invalidate_asid(before.asid)
+                before.cpu_mask &= ~(1 << self.cpu)
             self.current[self.cpu] = mm
             mm.cpu_mask |= 1 << self.cpu
             if mm.asid in self.stale_asids[self.cpu]:

@@ -1,0 +1,72 @@
+"""Address spaces and TLBs: where the hardware tells them apart, and where a switch flushes."""
+
+import mmap
+from pathlib import Path
+
+import pytest
+
+from emu.check import check
+from emu.hw.pte import FORMATS
+from emu.machine import Machine
+from emu.mm.fork import mm_alloc
+from tests.emu.mm.helpers import make_file, virtual_machine
+
+NR_PAGES = 8
+
+
+def walks(machine: Machine) -> int:
+    return machine.kernel.cpus[0].counters()["walks"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_switch_flushes_only_where_there_are_no_asids(name: str) -> None:
+    page = FORMATS[name].page_size
+    with Machine(name, ram=256 * page, huge_pages=False, io_depth=0) as machine:
+        processes = [machine.spawn(), machine.spawn()]
+        vaddrs = [process.mmap(-1, NR_PAGES * page, mmap.MAP_PRIVATE).vaddr for process in processes]
+        before = 0
+        for turn in range(4):
+            if turn == 1:
+                before = walks(machine)
+            for number, process in enumerate(processes):
+                for place in range(NR_PAGES):
+                    vaddr = vaddrs[number] + place * page
+                    if not turn:
+                        process.store_byte(vaddr, number)
+                    assert process.load_byte(vaddr) == number
+        expected = 3 * 2 * NR_PAGES if name in {"i386", "i386_pae"} else 0
+        assert walks(machine) - before == expected
+        check(machine)
+
+
+@pytest.mark.parametrize(("name", "remote"), [("i386", 0), ("i386_pae", 0), ("sv39", NR_PAGES), ("x86_64", NR_PAGES)])
+def test_a_cpu_that_runs_another_holds_nothing_without_asids(name: str, remote: int, tmp_path: Path) -> None:
+    machine, _ = virtual_machine(format=name, cpus=2)
+    first, second = machine.spawn(), machine.spawn()
+    mapping = first.mmap(str(make_file(tmp_path / "file", NR_PAGES)), 0)
+    other = second.mmap(-1, 4096, mmap.MAP_PRIVATE)
+    machine.kernel.cpu = 1
+    first.load(mapping.vaddr, 1)
+    second.store(other.vaddr, b"x")
+    machine.kernel.cpu = 0
+    for place in range(NR_PAGES):
+        first.store(mapping.vaddr + place * 4096, b"x")
+    before = machine.vmstat.nr_tlb_remote_flush
+    mapping.flush()
+    assert machine.vmstat.nr_tlb_remote_flush - before == remote
+    machine.kernel.cpu = 1
+    assert first.load(mapping.vaddr, 1) == b"x"
+    check(machine)
+    machine.shutdown()
+
+
+@pytest.mark.parametrize(("name", "most"), [("sv32", 512), ("i386", 2048)])
+def test_no_more_address_spaces_than_numbers(name: str, most: int) -> None:
+    machine, _ = virtual_machine(format=name, ram="16M")
+    kernel = machine.kernel
+    mms = [mm_alloc(kernel) for _ in range(most - len(kernel.mms))]
+    assert {mm.asid for mm in kernel.mms.values()} == set(range(most))
+    with pytest.raises(MemoryError, match=f"more than {most} address spaces"):
+        mm_alloc(kernel)
+    assert len(mms) == len(kernel.mms)
+    machine.power_off()
