@@ -5,6 +5,8 @@ what counts: a record without a mount is old and is removed.
 """
 
 import contextlib
+import ctypes
+import ctypes.util
 import errno
 import json
 import os
@@ -21,6 +23,7 @@ from fsbackend.share import is_alive
 
 SUBTYPE = "fremap"
 _FSTYPE = f"fuse.{SUBTYPE}"
+MNT_FORCE = 1
 DAEMON_MODULE = b"fsbackend.daemon"
 LOGS_KEPT_S = 7 * 24 * 3600
 LOG_WITHOUT_RECORD_S = 60.0
@@ -224,7 +227,13 @@ def mount_table(pid: int | str = "self") -> list[tuple[str, str, str, str]]:
 
 
 def is_stale(mountpoint: str) -> bool:
-    """Return whether a mount's daemon is gone."""
+    """Return whether the daemon of our mount there is gone; with a record of it the mount is not asked."""
+    return _is_stale(mountpoint, device_of(mountpoint), _records().get(mountpoint, {}))
+
+
+def _is_stale(mountpoint: str, device: str, record: dict[str, Any]) -> bool:
+    if device and record.get("device") == device:
+        return not _is_daemon(record["pid"])
     try:
         os.statvfs(mountpoint)  # which the kernel never answers from a cache
     except OSError as error:
@@ -233,13 +242,12 @@ def is_stale(mountpoint: str) -> bool:
 
 
 def find_mounts() -> list[FoundMount]:
-    """Return our mounts, living and stale; one whose daemon runs is not asked, since it may be slow to answer."""
+    """Return our mounts, living and stale; one with a record is not asked, since it may never answer."""
     records = _records()
     found = []
     for mountpoint, fstype, source, device in mount_table():
         if fstype == _FSTYPE:
             record = records.get(mountpoint, {})
-            serves = record.get("device") == device and _is_daemon(record.get("pid", 0))
             found.append(
                 FoundMount(
                     mountpoint,
@@ -247,14 +255,34 @@ def find_mounts() -> list[FoundMount]:
                     device,
                     record.get("pid"),
                     record.get("log", ""),
-                    not serves and is_stale(mountpoint),
+                    _is_stale(mountpoint, device, record),
                 )
             )
     return found
 
 
+def _abort_if_dead(mountpoint: str) -> bool:
+    """Have the kernel fail all requests of a mount whose daemon is dead; return whether that unmounted it, too.
+
+    It does so by itself when the last thread of the daemon is gone; but one that waits in the kernel, for a request
+    that it would have to answer itself, outlives a SIGKILL, and with it wait all who ever asked the mount.
+    """
+    device = device_of(mountpoint)
+    record = _records().get(mountpoint, {})
+    if not device or record.get("device") != device or _is_daemon(record["pid"]):
+        return False
+    try:
+        Path(f"/sys/fs/fuse/connections/{device.partition(':')[2]}/abort").write_text("1")
+    except OSError:  # no fusectl is mounted: root can do without
+        libc = ctypes.CDLL(ctypes.util.find_library("c"))
+        return bool(libc.umount2(os.fsencode(mountpoint), MNT_FORCE) == 0)
+    return False
+
+
 def kernel_unmount(mountpoint: str, *, lazy: bool = False) -> str:
     """Have the kernel unmount; return "" or one line that says why not."""
+    if lazy and _abort_if_dead(mountpoint):
+        return ""
     command = ["fusermount", "-u", *(["-z"] if lazy else []), "--", mountpoint]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
