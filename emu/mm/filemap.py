@@ -179,7 +179,7 @@ def _read_run(k: Kernel, mapping: AddressSpace, run: list[int], wanted: int) -> 
         k.mem_map.flags[pfn] |= PG_UPTODATE
         put_page(k, pfn)
     if not mapping.swappable:
-        k.vmstat.pgpgin += len(run)
+        k.vmstat.pgpgin += len(run) << k.page_shift - 10
     return 0
 
 

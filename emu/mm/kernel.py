@@ -192,7 +192,7 @@ class Kernel:
         """Load an mm's page table on the present CPU, if it is not there already.
 
         Where ASIDs tell address spaces apart nothing is flushed, and the CPU stays in the mask of the one that it
-        leaves (v6.12 arch/riscv/mm/context.c: set_mm(); for x86, see `lazy_tlb`). Where there are none, all of that goes.
+        leaves (v6.12 arch/riscv/mm/context.c: set_mm(); for x86, `lazy_tlb`). Where there are none, all of that goes.
         """
         mmu = self.cpus[self.cpu]
         before = self.current[self.cpu]

@@ -54,7 +54,7 @@ def _end_swap_write(k: Kernel, pfn: int, error: int) -> None:
         if mem_map.flags[pfn] & PG_LRU:
             k.lru.move(pfn, ACTIVE)
     else:
-        k.vmstat.pgpgout += 1
+        k.vmstat.pgpgout += k.page_size >> 10
     free_swap_cache(k, pfn)
     put_page(k, pfn)
 
@@ -107,7 +107,7 @@ def _enter(k: Kernel, area: SwapInfo, offset: int, pfn: int, which: int) -> None
     add_to_swap_cache(k, pfn, entry)
     k.lru.add(pfn, which)
     k.vmstat.pswpin += 1
-    k.vmstat.pgpgin += 1
+    k.vmstat.pgpgin += k.page_size >> 10
     if k.events is not None:
         k.emit(EventKind.SWAPIN, pfn=pfn, pgoff=offset, arg=swp_type(entry))
     put_page(k, pfn)

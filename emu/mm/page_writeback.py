@@ -210,7 +210,7 @@ def _end_run(k: Kernel, mapping: AddressSpace, run: list[int], pfns: list[int], 
     else:
         mapping.nr_unsynced += len(run)
         k.vmstat.nr_written += len(run)
-        k.vmstat.pgpgout += len(run)
+        k.vmstat.pgpgout += len(run) << k.page_shift - 10
     if k.events is not None:
         k.emit(EventKind.WRITEBACK_END, mapping=mapping.ident, pfn=pfns[0], pgoff=run[0], arg=len(run), flags=error)
         trace_dirty_state(k, mapping.bdi, global_dirty_limits(k))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(slots=True)
 class VmStat:
-    """What /proc/vmstat shows, in pages or events; the last group is fremap's own.
+    """What /proc/vmstat shows, in pages or events, but pgpgin and pgpgout in KiB; the last group is fremap's own.
 
     Gauges (nr_*) go up and down, the others only up.
     """

@@ -1,9 +1,11 @@
 """What /proc would say of swap and of promised memory."""
 
+from pathlib import Path
+
 from emu.hw.swapops import swp_entry, swp_entry_to_pte
 from emu.lab.procfs import meminfo, pagemap, smaps, vmstat
 from emu.report.tables_dump import describe
-from tests.emu.mm.helpers import PAGE
+from tests.emu.mm.helpers import PAGE, Lab
 from tests.emu.mm.test_swap import push_out, small, written
 
 KIB = PAGE // 1024
@@ -24,10 +26,21 @@ def test_meminfo_vmstat_and_smaps_of_swapped_memory() -> None:
     assert (told["SwapFree"], told["SwapCached"], told["AnonPages"]) == (80 * KIB, 2 * KIB, 2 * KIB)
     counters = vmstat(machine.kernel)
     assert (counters["pswpin"], counters["pswpout"], counters["nr_swapcached"]) == (2, 20, 2)
+    assert (counters["pgpgin"], counters["pgpgout"]) == (2 * KIB, 20 * KIB)
     (vma,) = process.vmas
     seen = smaps(machine.kernel, vma)
     assert (seen.rss, seen.anonymous, seen.swap) == (2 * PAGE, 2 * PAGE, 18 * PAGE)
     machine.shutdown()
+
+
+def test_pgpgin_and_pgpgout_of_files_are_kib(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.process.store(lab.at(0), b"x")
+    lab.process.load(lab.at(1), 1)
+    lab.mapping.flush()
+    counters = vmstat(lab.machine.kernel)
+    assert (counters["pgpgin"], counters["pgpgout"]) == (2 * KIB, KIB)
+    lab.machine.shutdown()
 
 
 def test_pagemap_names_slots_and_the_zero_page_is_no_file() -> None:
