@@ -3,7 +3,6 @@
 What gets those to the store, and the locks, are `dirtyfile`.
 """
 
-import contextlib
 import errno
 import os
 
@@ -122,12 +121,8 @@ class CachedFile(DirtyFile):
         """Close the descriptor of a clean file that nobody has open; return its mtime and size in the store."""
         if self.fd < 0:
             return 0, 0
+        self.set_store_times()
         info = os.fstat(self.fd)
-        if self.node.mtime_ns and info.st_mtime_ns != self.node.mtime_ns and self.writable:
-            # Writeback moved the store's times to now; put back when the program wrote.
-            with contextlib.suppress(OSError):  # another's file, or a store that died: it keeps its own times
-                os.utime(self.fd, ns=(info.st_atime_ns, self.node.mtime_ns))
-            info = os.fstat(self.fd)
         if self.direct_fd >= 0:
             os.close(self.direct_fd)
         fd, self.fd, self.direct_fd = self.fd, -1, -1

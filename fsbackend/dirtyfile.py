@@ -4,6 +4,7 @@ A failed writeback leaves the pages dirty and is noted in `errors`, of which eac
 order: `io_lock` (one writeback at a time), `lock` (pages, size, times), then the cache's.
 """
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -56,7 +57,7 @@ class DirtyFile:
         self.pages = PageMap(cache.pool)
         self.nbytes = os.fstat(fd).st_size
         self.nr_open = 0
-        self.errors = ErrSeq()
+        self.errors = node.errors = node.errors or ErrSeq()
         self.lock = threading.RLock()
         self.io_lock = threading.Lock()
         self.settled = threading.Condition(self.lock)
@@ -81,24 +82,45 @@ class DirtyFile:
         if not self.caps.writeback:
             return
         self.write_back_all()
+        if not datasync:
+            self.set_store_times()
         try:
             self.cache.io.fsync(self.node, self.fd, datasync=datasync)
         except OSError as error:
             self.record_error(error)
             raise
 
+    def set_store_times(self) -> None:
+        """Put the store's mtime, which writeback moved to now, back to when the program wrote, or to what it set."""
+        with self.lock:
+            if self.fd < 0 or not self.node.mtime_ns or not self.writable:
+                return
+            info = os.fstat(self.fd)
+            if info.st_mtime_ns != self.node.mtime_ns:
+                with contextlib.suppress(OSError):  # another's file, or a store that died: it keeps its own times
+                    os.utime(self.fd, ns=(info.st_atime_ns, self.node.mtime_ns))
+
     def write_back_all(self) -> int:
-        """Write back every page that is dirty now; return how many."""
+        """Write back every page that is dirty now; return how many. Raises the first error, having tried all.
+
+        Source: Linux v4.20 mm/page-writeback.c: write_cache_pages(), which goes on for an integrity sync.
+        """
         nr_pages = 0
+        failure: OSError | None = None
         with self.io_lock:
             if not self.pages.nr_pages:
                 return 0
             sweep = self._begin_sweep()
-            while nr_done := self._write_batch(sweep):
-                nr_pages += nr_done
-                if not self.pages.nr_pages or sweep.next_index > sweep.last_index:
-                    break
+            while self.pages.nr_pages and sweep.next_index <= sweep.last_index:
+                try:
+                    nr_pages += self._write_batch(sweep)
+                except PowerCutError:
+                    raise
+                except OSError as error:
+                    failure = failure or error
         self._after_writeback(sweep)
+        if failure is not None:
+            raise failure
         return nr_pages
 
     def write_back_some(self, *, pace: bool) -> int:

@@ -189,7 +189,7 @@ class FileSystem(OpenFiles):
             os.close(fd)
 
     def statfs(self) -> os.statvfs_result:
-        """Return the store's figures, less what is accepted and not yet written."""
+        """Return the store's figures; what is accepted and not yet written is not in them."""
         return self.store.statfs()  # type: ignore[return-value]
 
     def sync(self) -> list[str]:

@@ -98,13 +98,14 @@ class Node:
     """An inode that the kernel knows, or that has data in memory.
 
     `nlookup` counts the kernel's references; `parent` and `name` are one of its names, None once it has none.
-    `mtime_ns`, `ctime_ns`: when a program changed it, once that may differ from when the store's file was
-    written (0: it does not).
+    `mtime_ns`, `ctime_ns`: when a program changed it, once that may differ from when the store's file was written (0:
+    it does not). `errors`: what went wrong with its writeback, known as long as it is in memory, open or not.
     """
 
     __slots__ = (
         "ctime_ns",
         "data",
+        "errors",
         "id",
         "ino",
         "kind",
@@ -126,6 +127,7 @@ class Node:
         self.name = b""
         self.seen: tuple[int, ...] = ()  # mtime and size at the last close
         self.data: FileData | None = None
+        self.errors: ErrSeq | None = None
 
     @property
     def is_dir(self) -> bool:

@@ -161,8 +161,8 @@ class PowerCutter:
         for node in nodes:
             if isinstance(node.data, RamOverride):
                 node.data.lose()
-            if isinstance(node.data, CachedFile):
-                node.data.errors.forget_failures()
+            if node.errors is not None:
+                node.errors.forget_failures()
         return nodes
 
     def _undo(self, node: "Node", choice: Choice) -> None:

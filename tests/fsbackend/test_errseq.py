@@ -10,12 +10,14 @@ import pytest
 from fsbackend.bdi import BackingDevInfo, parse_caps
 from fsbackend.cache import Cache
 from fsbackend.dirstore import DirStore
+from fsbackend.dirtyfile import MAX_BATCH_BYTES
 from fsbackend.errseq import ErrSeq
 from fsbackend.faultyio import FaultyIo
 from fsbackend.filesystem import FileSystem
 from fsbackend.inject import Injector
 from fsbackend.node import ROOT_ID, Cred, Node
 from fsbackend.openfiles import MAX_LINGERING
+from fsbackend.pages import PAGE_SIZE
 
 
 class Mount:
@@ -59,6 +61,35 @@ def test_an_error_that_nobody_heard_of_meets_the_next_opener(tmp_path: Path) -> 
     third = mount.fs.open(node.id, os.O_RDWR)
     assert mount.says(third) == [0, 0], "by now somebody was told"
     assert mount.says(first) == [errno.EDQUOT, 0]
+
+
+def test_an_error_outlives_the_descriptors(tmp_path: Path) -> None:
+    mount = Mount(tmp_path)
+    node, number = mount.make()
+    mount.fs.release(number)
+    mount.fail_writeback()
+    (file,) = mount.cache.oldest()
+    file.write_back_all()
+    mount.fs.reap()
+    assert node.data is None
+    assert mount.says(mount.fs.open(node.id, os.O_RDONLY)) == [errno.EDQUOT, 0]
+    assert mount.says(mount.fs.open(node.id, os.O_RDONLY)) == [0, 0]
+
+
+def test_fsync_goes_on_after_a_batch_that_fails(tmp_path: Path) -> None:
+    mount = Mount(tmp_path)
+    node, number = mount.make()
+    nbytes = 5 * MAX_BATCH_BYTES // 2
+    mount.fs.write(number, 0, memoryview(b"x" * nbytes))
+    mount.injector.set_rules(["store.write nth=1 error=EIO"])
+    with pytest.raises(OSError, match="Input/output"):
+        mount.fs.fsync(number, datasync=False)
+    assert node.data is not None
+    assert node.data.nr_pages == MAX_BATCH_BYTES // PAGE_SIZE, "the first batch"
+    with (tmp_path / "file").open("rb") as file:
+        assert file.read() == bytes(MAX_BATCH_BYTES) + b"x" * (nbytes - MAX_BATCH_BYTES)
+    mount.fs.fsync(number, datasync=False)
+    assert (tmp_path / "file").read_bytes() == b"x" * nbytes
 
 
 def test_close_tells_of_what_failed_since_the_open_only(tmp_path: Path) -> None:

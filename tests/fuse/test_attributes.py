@@ -70,6 +70,19 @@ def test_writeback_does_not_move_times(disk: TemporaryMount) -> None:
     assert (disk.store / "file").stat().st_mtime_ns == before.st_mtime_ns
 
 
+def test_fsync_takes_mtime_to_the_store(disk: TemporaryMount) -> None:
+    path = disk.path / "file"
+    with path.open("wb") as file:
+        for times in (None, (1000, 2000)):
+            file.write(b"x")
+            file.flush()
+            if times is not None:
+                os.utime(path, times)
+            os.fsync(file.fileno())
+            assert (disk.store / "file").stat().st_mtime_ns == path.stat().st_mtime_ns
+    assert path.stat().st_mtime == 2000
+
+
 def test_ctime_is_when_a_program_changed_the_inode_not_when_it_was_written_back(disk: TemporaryMount) -> None:
     path, other = disk.path / "file", disk.path / "other"
     path.write_bytes(b"x" * 5000)
