@@ -102,7 +102,8 @@ def _check_mountpoint(mountpoint: str) -> str:
     if path in table:
         if table[path][1] == f"fuse.{state.SUBTYPE}" and state.is_stale(path):
             error = state.kernel_unmount(path, lazy=True)
-            if error:
+            # Somebody else may have cleaned it in between: then it is as it must be.
+            if error and path in {row[0] for row in state.mount_table()}:
                 raise MountError(f"{path} has a mount whose daemon died, and it cannot be cleaned: {error}")
             return _check_mountpoint(path)
         raise MountError(f"{path} is a mount point already ({table[path][1]}): unmount it, or choose another")

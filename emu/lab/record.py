@@ -46,12 +46,14 @@ def record(
 
     """
     child: subprocess.Popen[bytes] | None = None
-    began_s, cpu_began_s, status = time.monotonic(), time.thread_time(), "done"
+    began_s, status = time.monotonic(), "done"
     with ExitStack() as tracing, ExitStack() as files:
         facts = _begin_tracing(kernel, tracing, warn)
         series = _Series(observer, run.path, files)
         waiter = _Waiter(files)
         due_s = began_s
+        # Opening files and the tracer is no sampling, and of a short recording it would be most of it.
+        cpu_began_s = time.thread_time()
         try:
             while True:
                 ended = child is not None and child.poll() is not None
@@ -81,8 +83,9 @@ def record(
             status = str(error)
             raise
         finally:
+            cpu_s = time.thread_time() - cpu_began_s
             code = _finish(child)
-            cpu_s, seconds = time.thread_time() - cpu_began_s, max(time.monotonic() - began_s, 1e-9)
+            seconds = max(time.monotonic() - began_s, 1e-9)
             tracing.close()
             facts |= _traced(kernel, seconds) if "kernel" not in facts else {}
             share = round(cpu_s / seconds, 5)
@@ -190,12 +193,12 @@ def _finish(child: "subprocess.Popen[bytes] | None") -> int | None:
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """Read a run's samples; a line cut short by a kill is left out.
+    """Read a run's samples, none if the mount went away before the first; a line cut short by a kill is left out.
 
     Raises
     ------
     LabError
-        If there are none, or the file is damaged.
+        If the file cannot be read, or is damaged.
 
     """
     samples = []
@@ -213,6 +216,4 @@ def read_samples(path: Path) -> list[Sample]:
         raise LabError(f"{path}{os.sep}{SAMPLES}: {error.strerror}") from error
     except csv.Error as error:
         raise LabError(f"{path / SAMPLES} is damaged: {error}") from None
-    if not samples:
-        raise LabError(f"{path} holds no samples")
     return samples

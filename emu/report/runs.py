@@ -77,7 +77,8 @@ class Run:
         """A line for each file that this run must have left and that cannot be used; the rest can."""
         lines = [*self.damaged_rows]
         if self.name == "record" and not self.samples:
-            lines.append(f"{self.path / SAMPLES} is missing: nothing is shown of the mount's memory over time")
+            lack = "holds no samples" if (self.path / SAMPLES).is_file() else "is missing"
+            lines.append(f"{self.path / SAMPLES} {lack}: nothing is shown of the mount's memory over time")
         if self.name != "record" and self.manifest.get("status") == "done" and not self.counters:
             lines.append(f"{self.path / 'counters.json'} is missing or empty: no counters are shown")
         names = (self.path / EVENTS).with_suffix(".json")

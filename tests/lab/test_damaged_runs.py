@@ -81,3 +81,14 @@ def test_samples_that_are_not_there_are_missed(tmp_path: Path, capsys: pytest.Ca
     assert frame.run(["report", str(recorded.path)]) == 0
     assert capsys.readouterr().err == ""
     assert json.loads((recorded.path / "manifest.json").read_text())["status"] == "done"
+
+
+def test_a_mount_that_died_before_the_first_sample_has_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = RunDirectory("record", tmp_path / "record", {"mountpoint": "/mnt"}, 0)
+    recorded.finish("the mount went away: Transport endpoint is not connected")
+    (recorded.path / "samples.csv").write_text(SAMPLES.splitlines()[0] + "\n")
+    assert frame.run(["report", str(recorded.path)]) == 0
+    assert capsys.readouterr().err.startswith(f"fremap: {recorded.path / 'samples.csv'} holds no samples: ")
+    assert "the mount went away" in (recorded.path / "index.html").read_text()
