@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 it could not be done, or an expectation broke; 2 wrong usa
 130 interrupted by Ctrl-C, 129 and 143 by SIGHUP and SIGTERM, which clean up as it does.
 """
 
+import errno
 import logging
 import os
 import signal
@@ -139,6 +140,8 @@ def _report(error: Exception) -> int:
         line, code = "interrupted; cleaned up", EXIT_INTERRUPTED
     elif isinstance(error, OSError) and error.strerror:
         line = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            line += "; make room there, or write elsewhere"
     elif isinstance(error, WrongOption):
         # In typer's words, as those above.
         line, code = f"Invalid value: {error}", EXIT_USAGE

@@ -108,6 +108,11 @@ def test_what_does_not_exist_is_one_line_that_names_what_does(arguments: list[st
         (LabError("the words"), 1, "fremap: the words\n"),
         (FileNotFoundError(2, "No such file or directory", "/no"), 1, "fremap: /no: No such file or directory\n"),
         (OSError("only words"), 1, "fremap: only words\n"),
+        (
+            OSError(28, "No space left on device", "out/samples.csv"),
+            1,
+            "fremap: out/samples.csv: No space left on device; make room there, or write elsewhere\n",
+        ),
         (KernelBug("pfn=7"), 70, f"fremap: the emulated kernel broke an invariant: pfn=7 {WHERE}\n"),
         (ZeroDivisionError("oh"), 70, f"fremap: a bug in fremap: ZeroDivisionError: oh {WHERE}\n"),
         (KeyboardInterrupt(), 130, "fremap: interrupted; cleaned up\n"),

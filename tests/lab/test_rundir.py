@@ -73,4 +73,4 @@ def test_a_report_names_the_full_directory(
     (tmp_path / "out" / "index.html").symlink_to("/dev/full")
     monkeypatch.chdir(tmp_path)
     assert frame.run(["report", "run", "-o", "out"]) == 1
-    assert capsys.readouterr().err == "fremap: out: No space left on device\n"
+    assert capsys.readouterr().err == "fremap: out: No space left on device; make room there, or write elsewhere\n"
