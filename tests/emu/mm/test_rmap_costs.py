@@ -169,6 +169,8 @@ def test_what_was_allocated_is_given_back(tmp_path: Path, rmap: str) -> None:
     process.store(start, bytes(N * PAGE))
     whole = cost.nbytes
     child = process.fork()
+    if rmap in ("linear_vmas", "linear_vmas_accounted", "range_tree"):
+        assert cost.nbytes == 2 * whole, "the child has as much of its own"
     process.munmap(start, N // 2 * PAGE)
     child.mprotect(start + 9 * PAGE, 100 * PAGE, RO)
     child.exit()
