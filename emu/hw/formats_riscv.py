@@ -113,6 +113,7 @@ SV32 = PteFormat(
         write=Rule(0xFF, STORE_PAGE_FAULT), present=Rule(0, 1), execute=Rule(0xFF, FETCH_PAGE_FAULT)
     ),
     walk=_walk_rules(_SV32_LEVELS, 0),
+    read_mask=R,
     asid_bits=9,
 )
 

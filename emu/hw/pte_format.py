@@ -95,6 +95,7 @@ class PteFormat:
     fault_rules: FaultRules
     walk: WalkRules = field(repr=False)
     root_table_base: int = -1       # as table_base, for the root's entries; -1: the same
+    read_mask: int = 0              # what an executable leaf lacks that cannot be read; 0: there are none
     asid_bits: int = 16             # how many address spaces a TLB tells apart; 0: loading a root flushes it
 
     page_size: int = field(init=False)
@@ -139,10 +140,17 @@ class PteFormat:
         accessed: bool = False,
         dirty: bool = False,
         protnone: bool = False,
+        read: bool = True,
     ) -> int:
-        """Return a present leaf for `pfn`; with `protnone` one that the hardware does not see."""
+        """Return a present leaf for `pfn`; with `protnone` one that the hardware does not see.
+
+        Without `read` an executable one cannot be read, where the format knows such; a writable one always can.
+        """
         number = write | execute << 1 | user << 2 | accessed << 3 | dirty << 4 | protnone << 5
-        return pfn << self.pfn_shift | self._prot[number]
+        prot = self._prot[number]
+        if not read and not write and execute:
+            prot &= ~self.read_mask
+        return pfn << self.pfn_shift | prot
 
     def has_huge(self, level: int) -> bool:
         """Tell whether entries of `level` (0 = root) can map large pages."""
@@ -158,6 +166,7 @@ class PteFormat:
         user: bool = True,
         accessed: bool = False,
         dirty: bool = False,
+        read: bool = True,
     ) -> int:
         """Return a leaf of an upper `level` that maps ``1 << levels[level].shift`` bytes from frame `pfn`.
 
@@ -172,9 +181,14 @@ class PteFormat:
         if pfn & (1 << self.levels[level].shift - self.page_shift) - 1:
             raise ValueError(f"frame {pfn} is not aligned to the large pages of level {level} of {self.name}")
         pte = self.mk_pte(
-            pfn, write=write, execute=execute, user=user, accessed=accessed, dirty=dirty
+            pfn, write=write, execute=execute, user=user, accessed=accessed, dirty=dirty, read=read
         )
         return pte & ~self.mkhuge.clear | self.mkhuge.set
+
+    @property
+    def exec_implies_read(self) -> bool:
+        """Whether what may be executed may be read."""
+        return not self.read_mask
 
     def pte_present(self, pte: int) -> bool:
         """Tell whether the entry maps a frame, PROT_NONE included, as Linux's pte_present() does."""
@@ -240,8 +254,8 @@ class PteFormat:
     def pte_modify(self, pte: int, *, read: bool, write: bool, execute: bool) -> int:
         """Return a present entry with another protection; frame, accessed and dirty are kept.
 
-        Without any right the entry becomes PROT_NONE. As on all these architectures, write and
-        execute imply read. Source: Linux v2.6.20 include/asm-x86_64/pgtable.h: pte_modify().
+        Without any right the entry becomes PROT_NONE. Write implies read; execute does, too, but on RISC-V.
+        Source: Linux v2.6.20 include/asm-x86_64/pgtable.h: pte_modify().
         """
         return self.mk_pte(
             self.pte_pfn(pte),
@@ -250,6 +264,7 @@ class PteFormat:
             accessed=self.pte_young(pte),
             dirty=self.pte_dirty(pte),
             protnone=not (read or write or execute),
+            read=read,
         )
 
     # File PTEs

@@ -45,7 +45,7 @@ def do_page_fault(k: Kernel, mm: Mm, vaddr: int, *, write: bool, execute: bool) 
         elif execute:
             if not vma.flags & VM_EXEC:
                 raise SegmentationFault(vaddr, "the mapping is not executable")
-        elif not vma.flags & (VM_READ | VM_EXEC | VM_WRITE):
+        elif not vma.flags & (VM_READ | VM_WRITE) and not (vma.flags & VM_EXEC and k.fmt.exec_implies_read):
             raise SegmentationFault(vaddr, "the mapping is not readable")
         protected = k.events is not None and k.fmt.pte_present(mm.pt.get(vaddr))
         major = handle_mm_fault(k, mm, vma, vaddr, write=write)

@@ -13,7 +13,7 @@ from emu.mm.kernel import Kernel
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import ACTIVE, PG_ANON, PG_UPTODATE
 from emu.mm_types.pgtable import NoFrameError
-from emu.mm_types.vma import VM_EXEC, VM_LOCKED, VM_NOHUGEPAGE, VM_WRITE, VmArea
+from emu.mm_types.vma import VM_EXEC, VM_LOCKED, VM_NOHUGEPAGE, VM_READ, VM_WRITE, VmArea
 
 
 def do_huge_anonymous_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> bool:
@@ -38,8 +38,9 @@ def do_huge_anonymous_page(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> bool:
         k.vmstat.thp_fault_fallback += 1
         return False
     write, execute = bool(vma.flags & VM_WRITE), bool(vma.flags & VM_EXEC)
-    small = fmt.mk_pte(0, write=write, execute=execute, accessed=True, dirty=write)
-    huge = fmt.mk_huge_pte(level, first, write=write, execute=execute, accessed=True, dirty=write)
+    read = bool(vma.flags & (VM_READ | VM_WRITE))
+    small = fmt.mk_pte(0, write=write, execute=execute, accessed=True, dirty=write, read=read)
+    huge = fmt.mk_huge_pte(level, first, write=write, execute=execute, accessed=True, dirty=write, read=read)
     pfns = np.arange(first, first + nr_pages, dtype=np.uint64)
     try:
         pt.map_huge(start, pfns << np.uint64(fmt.pfn_shift) | np.uint64(small), huge)

@@ -135,8 +135,8 @@ def change_protection(k: Kernel, vma: VmArea) -> None:
     present, dirty = pte_flags(k, ptes)
     vaddrs, ptes, dirty = vaddrs[present], ptes[present], dirty[present]
     write, execute = bool(vma.flags & VM_WRITE), bool(vma.flags & VM_EXEC)
-    # Whatever may be written or executed may be read, too (protection_map); else its PTE would be PROT_NONE.
-    read = bool(vma.flags & (VM_READ | VM_WRITE | VM_EXEC))
+    # Whatever may be written may be read, too (protection_map), though its PTE may be write-protected for now.
+    read = bool(vma.flags & (VM_READ | VM_WRITE))
     shared = bool(vma.flags & VM_SHARED)
     news = np.empty_like(ptes)
     for place, (pte, pte_dirty) in enumerate(zip(ptes.tolist(), dirty.tolist(), strict=True)):

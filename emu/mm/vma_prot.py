@@ -27,6 +27,7 @@ def _page_prots(k: Kernel, vm_flags: int, *, wants_writenotify: bool) -> tuple[i
     """Return page_prot and page_prot_write for VMAs of these flags."""
     fmt = k.fmt
     execute = bool(vm_flags & VM_EXEC)
+    read = bool(vm_flags & (VM_READ | VM_WRITE))
     accessible = bool(vm_flags & (VM_READ | VM_WRITE | VM_EXEC))
     shared_writable = vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE | VM_SHARED
     page_prot = fmt.mk_pte(
@@ -35,9 +36,16 @@ def _page_prots(k: Kernel, vm_flags: int, *, wants_writenotify: bool) -> tuple[i
         execute=execute,
         accessed=True,
         protnone=not accessible,
+        read=read,
     )
     page_prot_write = fmt.mk_pte(
-        0, write=bool(vm_flags & VM_WRITE), execute=execute, accessed=True, dirty=True, protnone=not accessible
+        0,
+        write=bool(vm_flags & VM_WRITE),
+        execute=execute,
+        accessed=True,
+        dirty=True,
+        protnone=not accessible,
+        read=read,
     )
     return page_prot, page_prot_write
 
