@@ -4,7 +4,8 @@ Sources: Arm Architecture Reference Manual for A-profile (DDI 0487), chapter "Th
 System Architecture"; how a kernel uses DBM and the software bits: Linux v6.1
 arch/arm64/include/asm/pgtable.h: pte_dirty(), pte_wrprotect(), pte_mkclean(), and pgtable-prot.h; that a clean entry
 made writable stays clean, v6.18 pte_mkwrite_novma() (v6.1 cleared AP[2], and so made it dirty).
-Assumed of the CPU: FEAT_HAFDBS in use (TCR_EL1.HA and HD), hierarchical permissions on, PAN off, WXN clear.
+Assumed of the CPU: FEAT_HAFDBS in use (TCR_EL1.HA and HD), hierarchical permissions on, PAN off, WXN clear;
+no EPAN, so that memory that may only be executed can be read.
 
 Writable means DBM: such an entry starts out read-only (AP[2] set), and the first store clears AP[2]. That
 is the hardware's dirty state; a software bit remembers it when an entry is write-protected.

@@ -199,8 +199,8 @@ def _end_run(k: Kernel, mapping: AddressSpace, run: list[int], pfns: list[int], 
             # A failed page is accounted as dirty once more by set_page_dirty.
             mapping.bdi.end_writeback(failed=bool(error))
             mapping.bdi.nr_dirty -= bool(error)
-        if error:
-            set_page_dirty(k, mapping, pfn)
+        if error and set_page_dirty(k, mapping, pfn):
+            _account_page_redirty(k, mapping)
         put_page(k, pfn)
     k.vmstat.nr_writeback -= len(run)
     k.kthreads.audit_wanted = True
@@ -214,6 +214,14 @@ def _end_run(k: Kernel, mapping: AddressSpace, run: list[int], pfns: list[int], 
     if k.events is not None:
         k.emit(EventKind.WRITEBACK_END, mapping=mapping.ident, pfn=pfns[0], pgoff=run[0], arg=len(run), flags=error)
         trace_dirty_state(k, mapping.bdi, global_dirty_limits(k))
+
+
+def _account_page_redirty(k: Kernel, mapping: AddressSpace) -> None:
+    """Take back what set_page_dirty counted of a page that no process dirtied anew (v4.9, of the same name)."""
+    if mapping.account_dirty:
+        k.vmstat.nr_dirtied -= 1
+        mapping.bdi.throttle.nr_dirtied -= 1
+        k.dirtied_since_check -= 1
 
 
 def wait_on_page_writeback(k: Kernel, pfn: int) -> None:

@@ -1,5 +1,6 @@
 """What memory counts for the dirty limits: what is free above the reserve, and the file pages that can be cleaned."""
 
+import errno
 import mmap
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from emu.mm.page_writeback import global_dirty_limits
 from emu.mm_types.page import ACTIVE, INACTIVE
 from emu.process import Process
 from fsbackend.throttle import DirtyParams
-from tests.emu.mm.helpers import PAGE, make_file, virtual_machine
+from tests import breaks
+from tests.emu.mm.helpers import PAGE, fails_with, make_file, virtual_machine
 
 NR_PAGES = 400
 
@@ -76,4 +78,18 @@ def test_anonymous_memory_cannot_on_swap_or_off(flags: int) -> None:
     assert machine.vmstat.pswpin > 0
     lru = machine.kernel.lru
     assert lru.nr_file[ACTIVE] + lru.nr_file[INACTIVE] == 0
+    machine.shutdown()
+
+
+def test_a_page_that_could_not_be_written_was_dirtied_once(tmp_path: Path) -> None:
+    machine, process = boot()
+    mapping = process.mmap(str(make_file(tmp_path / "file", 8)), 0)
+    process.store(mapping.vaddr, b"x" * 8 * PAGE)
+    bdi = next(iter(machine.kernel.bdis.values()))
+    with breaks.failing_writes(errno.EIO), fails_with(errno.EIO):
+        mapping.flush()
+    assert (machine.vmstat.nr_dirty, machine.vmstat.nr_dirtied, bdi.nr_dirtied) == (8, 8, 8)
+    check(machine)
+    mapping.flush()
+    assert (machine.vmstat.nr_dirty, machine.vmstat.nr_dirtied, bdi.nr_dirtied) == (0, 8, 8)
     machine.shutdown()
