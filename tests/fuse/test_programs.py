@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,46 @@ def test_git_clone_and_fsck(mounted: TemporaryMount, tmp_path: Path) -> None:
     run("git", "gc", "-q", cwd=clone)
     run("git", "fsck", "--full", cwd=clone)
     assert run("git", "status", "--porcelain", cwd=clone) == ""
+
+
+def test_a_copy_of_a_sparse_file_skips_the_holes(mounted: TemporaryMount) -> None:
+    path = mounted.path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(4 << 40)
+        for offset in (5, 1 << 32, (4 << 40) - 3):
+            file.seek(offset)
+            file.write(b"abc")
+    run("cp", path, "copy", cwd=mounted.path)  # of 4 TiB: reading them would take hours
+    with (mounted.path / "copy").open("rb") as file:
+        for offset in (5, 1 << 32, (4 << 40) - 3):
+            file.seek(offset)
+            assert file.read(3) == b"abc"
+    assert (mounted.path / "copy").stat().st_size == 4 << 40
+    assert (mounted.path / "copy").stat().st_blocks <= 64
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount an overlay")
+def test_overlayfs_over_mounts_above_and_below(make_mount: Callable[..., TemporaryMount]) -> None:
+    mounted = make_mount("disk", xattrs=True)
+    below, upper, work, merged = (mounted.path / name for name in ("below", "upper", "work", "merged"))
+    for folder in (below, below / "dir", upper, work, merged):
+        folder.mkdir()
+    for name in ("changed", "removed", "dir/inside"):
+        (below / name).write_text(name)
+    layers = f"lowerdir={below},upperdir={upper},workdir={work}"
+    done = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, merged], check=False, capture_output=True)
+    if done.returncode and b"unknown filesystem type" in done.stderr:
+        pytest.skip("the kernel has no overlayfs")
+    assert not done.returncode, done.stderr
+    try:
+        (merged / "changed").write_text("anew")
+        (merged / "removed").unlink()
+        (merged / "made").mkdir()
+        (merged / "made").rename(merged / "moved")
+        shutil.rmtree(merged / "dir")
+        assert sorted(os.listdir(merged)) == ["changed", "moved"]
+        assert (merged / "changed").read_text() == "anew"
+    finally:
+        run("umount", merged, cwd=mounted.base)
+    assert sorted(os.listdir(upper)) == ["changed", "dir", "moved", "removed"]  # two of them whiteouts
+    assert (below / "dir" / "inside").read_text() == "dir/inside"
