@@ -107,6 +107,7 @@ def exit_mmap(k: Kernel, mm: Mm) -> None:
     k.flush_tlb_mm(mm)
     mm.pt.free_all()
     mm.dead = True
+    k.dirty_throttle_leaks += mm.nr_dirtied
     del k.mms[mm.ident]
     del k.asids[mm.asid]
     k.current = [None if current is mm else current for current in k.current]

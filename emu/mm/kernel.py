@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from emu.mm_types.vma import VmArea
     from fsbackend.bdi import BackingDevInfo
 
+RATELIMIT_PAGES_MIN = 16
+"""Linux v4.9 mm/page-writeback.c: writeback_set_ratelimit()."""
+
 MAX_MAP_COUNT = 65530
 """Linux include/linux/mm.h: DEFAULT_MAX_MAP_COUNT."""
 
@@ -145,9 +148,12 @@ class Kernel:
         self.current: list[Mm | None] = [None] * len(cpus)
         self.stale_asids: list[set[int]] = [set() for _ in cpus]
         self.pause_s = 0.0
-        self.dirtied_since_check = 0
         self.vm_committed_as = 0
-        self.poll_interval = 1
+        # Pages dirtied on each CPU since the limits were last looked at there; at how many they are, whoever it was.
+        self.bdp_ratelimits = [0] * len(cpus)
+        self.ratelimit_pages = RATELIMIT_PAGES_MIN
+        # Pages that processes dirtied just before they exited: the next dirtier pays.
+        self.dirty_throttle_leaks = 0
         # (access and sharing flags, write-notify) -> page_prot, page_prot_write: what vma_prot worked out so far.
         self.protection_map: dict[tuple[int, bool], tuple[int, int]] = {}
         self.next_ident = 1

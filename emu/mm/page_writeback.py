@@ -10,13 +10,13 @@ test_set_page_writeback(), test_clear_page_writeback(); the control law is fsbac
 import errno
 import os
 
-from emu.mm.kernel import Kernel
+from emu.mm.kernel import RATELIMIT_PAGES_MIN, Kernel
 from emu.mm.mkclean import clear_page_dirty_for_io
 from emu.mm.page_alloc import lock_page, put_page, unlock_page
 from emu.mm.trace import trace_dirty_state
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
-from emu.mm_types.mm import Mm
+from emu.mm_types.mm import DIRTY_POLL_PAGES, Mm
 from emu.mm_types.page import ACTIVE, INACTIVE, PG_DIRTY, PG_WRITEBACK
 from emu.mm_types.page_tree import TAG_DIRTY, TAG_WRITEBACK
 from fsbackend.throttle import Thresholds, dirty_limits, dirty_poll_interval
@@ -25,6 +25,9 @@ MAX_RUN = 256
 """Most pages of one write, 1 MiB of 4 KiB pages."""
 
 _SCAN_BATCH = 4096
+
+_EXCEEDED_POLL_PAGES = 8
+"""A device over its limit is looked at this often (v4.9: 32 KiB)."""
 
 
 def set_page_dirty(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:
@@ -42,7 +45,10 @@ def set_page_dirty(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:
         vmstat.nr_dirty += 1
         vmstat.nr_dirtied += 1
         mapping.bdi.account_page_dirtied()
-        k.dirtied_since_check += 1
+        k.bdp_ratelimits[k.cpu] += 1
+        current = k.current[k.cpu]
+        if current is not None and not k.kthreads.flusher_running:
+            current.nr_dirtied += 1
     if mapping.dirtied_when_s is None:
         mapping.dirtied_when_s = k.clock.now()
         k.dirty_mappings[mapping] = None
@@ -221,7 +227,9 @@ def _account_page_redirty(k: Kernel, mapping: AddressSpace) -> None:
     if mapping.account_dirty:
         k.vmstat.nr_dirtied -= 1
         mapping.bdi.throttle.nr_dirtied -= 1
-        k.dirtied_since_check -= 1
+        current = k.current[k.cpu]
+        if current is not None and not k.kthreads.flusher_running:
+            current.nr_dirtied -= 1
 
 
 def wait_on_page_writeback(k: Kernel, pfn: int) -> None:
@@ -296,17 +304,32 @@ def _global_dirtyable_memory(k: Kernel) -> int:
 def balance_dirty_pages_ratelimited(k: Kernel, mm: Mm, mapping: AddressSpace) -> None:
     """Throttle a process that dirties pages: wakes the flusher and leaves a pause in k.pause_s for the scheduler.
 
-    Called with no page locked. Looks at the limits only every dirty_poll_interval() pages.
+    Called with no page locked. Looks at the limits once the process has dirtied nr_dirtied_pause pages, or all together
+    ratelimit_pages on this CPU, and charges it for its own, and for what processes leaked that have exited.
+    Source: Linux v4.9 mm/page-writeback.c: balance_dirty_pages_ratelimited().
     """
-    if not mapping.account_dirty or k.dirtied_since_check < k.poll_interval:
+    if not mapping.account_dirty:
         return
-    dirtied, k.dirtied_since_check = k.dirtied_since_check, 0
+    bdi = mapping.bdi
+    ratelimit = mm.nr_dirtied_pause
+    if bdi.throttle.dirty_exceeded:
+        ratelimit = min(ratelimit, _EXCEEDED_POLL_PAGES)
+    if k.bdp_ratelimits[k.cpu] >= k.ratelimit_pages:
+        ratelimit = 0
+    if k.dirty_throttle_leaks and mm.nr_dirtied < ratelimit:
+        leaked = min(k.dirty_throttle_leaks, ratelimit - mm.nr_dirtied)
+        k.dirty_throttle_leaks -= leaked
+        mm.nr_dirtied += leaked
+    if mm.nr_dirtied < ratelimit:
+        return
+    k.bdp_ratelimits[k.cpu] = 0
+    dirtied, mm.nr_dirtied = mm.nr_dirtied, 0
     dirty = k.vmstat.nr_dirty + k.vmstat.nr_writeback
     limits = global_dirty_limits(k)
     if dirty > limits.background:
         k.kthreads.flusher_wanted = True
-    bdi = mapping.bdi
-    k.poll_interval = min(dirty_poll_interval(dirty, limits.freerun), 32)
+    mm.nr_dirtied_pause = min(dirty_poll_interval(dirty, limits.freerun), DIRTY_POLL_PAGES)
+    k.ratelimit_pages = max(limits.dirty // (len(k.cpus) * 32), RATELIMIT_PAGES_MIN)
     pause_s = bdi.balance(k.clock.now(), dirtied, dirty, limits, mm.dirty_task)
     if pause_s > 0:
         k.kthreads.flusher_wanted = True

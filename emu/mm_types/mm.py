@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 RLIM_INFINITY = (1 << 64) - 1
 
+DIRTY_POLL_PAGES = 32
+"""Most pages that one process dirties before the limits are looked at (v4.9: 128 KiB at first)."""
+
 START_BRK = 1 << 24
 """Where the heap begins: there is no program below it, but room for one."""
 
@@ -26,7 +29,8 @@ class Mm:
 
     `cpu_mask` has a bit for each CPU whose TLB may hold entries of this mm; flushes go to those.
     `rlim`: (soft, hard) in bytes by RLIMIT_*, of the one process that an mm has here. `brk`: the end of the heap.
-    `dirty_task`: what its one thread owes for pages it dirtied; `pause_bdi`: the device that it paused for last.
+    `dirty_task`: what its one thread owes for pages it dirtied; `nr_dirtied`: how many it dirtied since the limits were
+    looked at for it, which they are at `nr_dirtied_pause`; `pause_bdi`: the device that it paused for last.
     `wb_seen`: for each file that was mapped, by its address space's number, which of its errors were reported here.
     """
 
@@ -57,6 +61,8 @@ class Mm:
         }
         self.start_brk = self.brk = START_BRK
         self.dirty_task = DirtyTask()
+        self.nr_dirtied = 0
+        self.nr_dirtied_pause = DIRTY_POLL_PAGES
         self.pause_bdi: BackingDevInfo | None = None
         self.wb_seen: dict[int, FileErrors] = {}
         self.dead = False

@@ -2,13 +2,17 @@
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emu.check import check
 from emu.hw.mmu import AccessKind, kind_of
+from emu.machine import Machine
 from emu.mm.page_writeback import balance_dirty_pages_ratelimited, global_dirty_limits
 from emu.mm.sched import judge_again
+from emu.process import Process
+from fsbackend.bdi import BackingDevInfo
 from fsbackend.throttle import DirtyParams
 from tests import breaks
 from tests.emu.mm.helpers import NR_PAGES, PAGE, Lab, make_file, map_nonlinear, on_disk, settle, stamp, virtual_machine
@@ -107,8 +111,8 @@ def test_a_process_that_dirties_little_does_not_pay_for_another(tmp_path: Path) 
     assert k.vmstat.nr_dirty + k.vmstat.nr_writeback > 150
     pauses = []
     for process, nr_pages in ((heavy, 64), (light, 1)):
-        k.dirtied_since_check = nr_pages
-        k.poll_interval = 1
+        process.mm.nr_dirtied = nr_pages
+        process.mm.nr_dirtied_pause = 1
         balance_dirty_pages_ratelimited(k, process.mm, mapping)
         pauses.append(k.pause_s)
         k.pause_s = 0.0
@@ -117,6 +121,75 @@ def test_a_process_that_dirties_little_does_not_pay_for_another(tmp_path: Path) 
     judge_again(k, heavy.mm)
     assert k.pause_s > 0.01
     k.pause_s = 0.0
+    machine.power_off()
+
+
+def dirtiers(tmp_path: Path, count: int, **options: object) -> tuple[Machine, list[tuple[Process, int]]]:
+    """Boot a machine with `count` processes that map the same 400 pages; return each with the mapping's address."""
+    path = make_file(tmp_path / "file", 400)
+    machine, _ = virtual_machine(**options)
+    processes = [machine.spawn() for _ in range(count)]
+    return machine, [(process, process.mmap(str(path), 400 * PAGE).vaddr) for process in processes]
+
+
+def charges(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the list to which each look at the limits adds how many pages it charges for."""
+    charged: list[int] = []
+    balance = BackingDevInfo.balance
+
+    def note(bdi: BackingDevInfo, now_s: float, nr_pages: int, *rest: Any) -> float:
+        charged.append(nr_pages)
+        return balance(bdi, now_s, nr_pages, *rest)
+
+    monkeypatch.setattr(BackingDevInfo, "balance", note)
+    return charged
+
+
+def test_each_process_is_charged_for_the_pages_that_it_dirtied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """v4.9 mm/page-writeback.c: account_page_dirtied() counts in current->nr_dirtied."""
+    machine, ((one, base), (other, its_base)) = dirtiers(tmp_path, 2)
+    charged = charges(monkeypatch)
+    for page in range(15):
+        one.store(base + page * PAGE, b"x")
+    assert charged == []
+    # The sixteenth page on this CPU: the limits are looked at, and who dirtied it is charged for that alone.
+    other.store(its_base + 100 * PAGE, b"x")
+    assert charged == [1]
+    # Dirty already, so not dirtied.
+    other.store(its_base, b"x")
+    assert (one.mm.nr_dirtied, other.mm.nr_dirtied) == (15, 0)
+    machine.power_off()
+
+
+def test_an_exited_process_leaves_its_pages_to_the_next_dirtier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """v4.9 kernel/exit.c: do_exit(): dirty_throttle_leaks."""
+    machine, ((one, base), (other, its_base)) = dirtiers(tmp_path, 2)
+    machine.kernel.ratelimit_pages = 1000
+    charged = charges(monkeypatch)
+    for page in range(31):
+        one.store(base + page * PAGE, b"x")
+    one.exit()
+    other.store(its_base + 100 * PAGE, b"x")
+    assert charged == [32]
+    assert machine.kernel.dirty_throttle_leaks == 0
+    machine.power_off()
+
+
+def test_the_limits_are_looked_at_more_often_above_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, ((one, base),) = dirtiers(tmp_path, 1)
+    machine.kernel.ratelimit_pages = 1000
+    charged = charges(monkeypatch)
+    for page in range(32):
+        one.store(base + page * PAGE, b"x")
+    one.mm.nr_dirtied_pause = 32
+    next(iter(machine.kernel.dirty_mappings)).bdi.throttle.dirty_exceeded = True
+    for page in range(32, 40):
+        one.store(base + page * PAGE, b"x")
+    assert charged == [32, 8]
     machine.power_off()
 
 
