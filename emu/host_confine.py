@@ -17,6 +17,7 @@ _CAPABILITY_VERSION_3 = 0x2008_0522
 _M_TRIM_THRESHOLD, _M_TOP_PAD = -1, -2
 _SPARE_HEAP = 2 << 20
 _CHUNK = 100 << 10
+_MAP_FIXED = 0x10
 _NEVER = (1 << 31) - 1
 _SYS_BRK = {"x86_64": 12, "aarch64": 214, "riscv64": 214}
 _USED = {resource.RLIMIT_AS: b"VmSize:", resource.RLIMIT_DATA: b"VmData:", resource.RLIMIT_MEMLOCK: b"VmLck:"}
@@ -25,7 +26,8 @@ _USED = {resource.RLIMIT_AS: b"VmSize:", resource.RLIMIT_DATA: b"VmData:", resou
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.malloc.restype = ctypes.c_void_p
 _LIBC.free.argtypes = [ctypes.c_void_p]
-_LIBC.mprotect.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int]
+_LIBC.mmap.restype = ctypes.c_uint64
+_LIBC.mmap.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
 _LIBC.syscall.restype = ctypes.c_uint64
 _LIBC.syscall.argtypes = [ctypes.c_long, ctypes.c_uint64]
 
@@ -62,8 +64,8 @@ def brk(vaddr: int) -> int:
 def heap_of_its_own() -> int:
     """Give malloc room enough for good, and return where a heap begins that it does not touch.
 
-    A page without access lies between the two, so that they do not become one mapping. malloc asks for no more unless
-    it needs more than _SPARE_HEAP, and gives nothing back.
+    A page of shared memory without access lies between the two: neither becomes one mapping with it. malloc asks for
+    no more unless it needs more than _SPARE_HEAP, and gives nothing back.
     """
     if not hasattr(_LIBC, "mallopt"):
         raise OSError(errno.ENOTSUP, "malloc takes no options here")
@@ -76,7 +78,9 @@ def heap_of_its_own() -> int:
     for chunk in chunks:
         _LIBC.free(chunk)
     end = -(-brk(0) // mmap.PAGESIZE) * mmap.PAGESIZE
-    if brk(end + mmap.PAGESIZE) != end + mmap.PAGESIZE or _LIBC.mprotect(end, mmap.PAGESIZE, 0):
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_FIXED
+    grown = brk(end + mmap.PAGESIZE) == end + mmap.PAGESIZE
+    if not grown or _LIBC.mmap(end, mmap.PAGESIZE, 0, flags, -1, 0) != end:
         raise OSError(errno.ENOMEM, "the heap cannot grow")
     return end + mmap.PAGESIZE
 

@@ -27,12 +27,12 @@ def anon_vma_prepare(k: Kernel, vma: VmArea) -> AnonVma:
 
 
 def _find_mergeable_anon_vma(vma: VmArea) -> AnonVma | None:
-    """Look at the neighbours: an mprotect may yet make them and this one alike."""
+    """Look at the neighbours: an mprotect may yet make them and this one alike; not if they came from a parent."""
     above = vma.vm_next
-    if above is not None and above.anon_vma is not None and _continues(vma, above):
+    if above is not None and above.anon_vma is not None and not above.anon_branch and _continues(vma, above):
         return above.anon_vma
     below = vma.vm_prev
-    if below is not None and below.anon_vma is not None and _continues(below, vma):
+    if below is not None and below.anon_vma is not None and not below.anon_branch and _continues(below, vma):
         return below.anon_vma
     return None
 
@@ -49,8 +49,14 @@ def is_same_file(lower: VmArea, upper: VmArea) -> bool:
 
 
 def is_mergeable_anon_vma(lower: VmArea, upper: VmArea) -> bool:
-    """Tell whether two VMAs may become one for their private pages: one has none, or both are in one family."""
-    return lower.anon_vma is None or upper.anon_vma is None or lower.anon_vma is upper.anon_vma
+    """Tell whether two VMAs may become one for their private pages: one has none, or both are in one family.
+
+    What came from a parent is not extended, and stays apart from what came from another of its mappings: there each
+    has an anon_vma of its own (v6.12 mm/vma.c: is_mergeable_anon_vma()).
+    """
+    if lower.anon_vma is None or upper.anon_vma is None:
+        return not lower.anon_branch and not upper.anon_branch
+    return lower.anon_vma is upper.anon_vma and lower.anon_branch == upper.anon_branch
 
 
 def anon_vma_link(vma: VmArea) -> None:
@@ -71,6 +77,7 @@ def anon_vma_unlink(k: Kernel, vma: VmArea) -> None:
     if anon_vma is not None:
         anon_vma.vmas.remove(vma)
         vma.anon_vma = None
+        vma.anon_branch = 0
         if not anon_vma.vmas:
             del k.anon_vmas[anon_vma.ident]
 

@@ -3,6 +3,8 @@
 Source: Linux v2.6.20 kernel/fork.c: mm_init(), dup_mmap(); mm/mmap.c: exit_mmap().
 """
 
+from typing import TYPE_CHECKING
+
 from emu.mm.kernel import Kernel
 from emu.mm.memory import copy_page_range, zap_page_range
 from emu.mm.mmap import munlock_vma_pages
@@ -12,9 +14,12 @@ from emu.mm.trace import name_mm
 from emu.mm.vma_ops import new_vma, remove_vma, vma_link
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import NoFrameError, PageTable
-from emu.mm_types.remapped import RemappedVmas
 from emu.mm_types.vma import VM_ACCOUNT, VM_DONTCOPY, VM_LOCKED, VM_LOCKED_MASK, VM_NONLINEAR, VM_WIPEONFORK
 
+if TYPE_CHECKING:
+    from emu.mm_types.remapped import RemappedVmas
+
+_VADDR_BITS = 64
 _NR_ASIDS = 2048
 """How many address spaces there may be at once: half the PCIDs of x86. An asid also names a live mm where a reverse map
 names a PTE, and a 4-byte name has 11 bits for it, beside 20 of a page number and one that is its own."""
@@ -81,6 +86,8 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
                 anon_vma,
                 file_writable=vma.file_writable,
             )
+            if anon_vma is not None:
+                copy.anon_branch = child.ident << _VADDR_BITS | vma.start
             if vma.remapped is not None:
                 copy.remapped = remapped.setdefault(vma.remapped, vma.remapped.copy())
             vma_link(child, copy)

@@ -222,6 +222,7 @@ def _copy_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, new_vaddr: int, new_nb
         vma.anon_vma,
         file_writable=vma.file_writable,
     )
+    moved.anon_branch = vma.anon_branch
     moved.remapped = vma.remapped
     vma_link(mm, moved)
     if moved.flags & VM_NONLINEAR:

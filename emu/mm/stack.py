@@ -22,10 +22,11 @@ def expand_stack(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> bool:
     guarded = below is None or below.flags & VM_GROWSDOWN or not below.flags & (VM_READ | VM_WRITE | VM_EXEC)
     if not guarded and below is not None and vaddr - below.end < STACK_GUARD_GAP << k.page_shift:
         return False
+    # Before any limit is asked: what is refused leaves it behind, and forks copy what was only read (expand_downwards).
+    anon_vma_prepare(k, vma)
     grow = (vma.start - vaddr) >> k.page_shift
     if grow > vma.pgoff or not _acct_stack_growth(k, mm, vma, vma.end - vaddr, grow):
         return False
-    anon_vma_prepare(k, vma)
     anon_vma_take(vma)
     vma.pgoff -= grow
     mm.vmas.resize(vma, vaddr, vma.end)

@@ -118,7 +118,7 @@ def split_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> VmArea:
 def cut_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int) -> VmArea:
     """Do split_vma without asking how many there are (__split_vma), as munmap may."""
     upper = VmArea(mm, vaddr, vma.end, vma.flags, vma.linear_pgoff(vaddr), vma.mapping)
-    upper.anon_vma, upper.file_writable = vma.anon_vma, vma.file_writable
+    upper.anon_vma, upper.anon_branch, upper.file_writable = vma.anon_vma, vma.anon_branch, vma.file_writable
     upper.page_prot, upper.page_prot_write = vma.page_prot, vma.page_prot_write
     upper.wants_writenotify = vma.wants_writenotify
     upper.pte_changed, upper.ptes_changed = vma.pte_changed, vma.ptes_changed

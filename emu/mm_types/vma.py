@@ -82,15 +82,17 @@ class VmArea:
     """One mapping [start, end) of an mm; `pgoff` is the file page at `start` if it is linear.
 
     `page_prot` is a PTE without a pfn for a page just read (no write bit where the first store must be seen);
-    `page_prot_write` the same with write and dirty, as a write fault installs it. `pte_changed` and `ptes_changed`
-    are the reverse map's hooks, None where the strategy keeps nothing about this VMA. `scan_cursor` is where the
-    next cluster scan of a nonlinear VMA starts (vm_private_data in Linux). `anon_vma` is None until it has a private
-    page. `file_writable` tells whether the file was open for writing: a file has two struct files here, one for all
+    `page_prot_write` the same with write and dirty, as a write fault installs it. `pte_changed` and `ptes_changed` are
+    the reverse map's hooks, None where the strategy keeps nothing about this VMA. `scan_cursor` is where the next
+    cluster scan of a nonlinear VMA starts (vm_private_data in Linux). `anon_vma` is None until it has a private page;
+    `anon_branch` tells by which fork, and of which VMA, a parent's was copied: 0 if it has none of a parent.
+    `file_writable` tells whether the file was open for writing: a file has two struct files here, one for all
     descriptors that may write, and one for those that may not. `vm_prev` and `vm_next` are its neighbours in its mm.
     `remapped`: whose number it adds to, once remap_file_pages made VMAs of its mapping.
     """
 
     __slots__ = (
+        "anon_branch",
         "anon_vma",
         "end",
         "file_writable",
@@ -129,6 +131,7 @@ class VmArea:
         self.rmap_data: object = None
         self.scan_cursor = 0
         self.anon_vma: AnonVma | None = None
+        self.anon_branch = 0
         self.file_writable = False
         self.ra_miss = 0
         self.remapped: RemappedVmas | None = None

@@ -18,16 +18,6 @@ class Difference:
 
 
 DIFFERENCES = {
-    "anon_vma": Difference(
-        "a private mapping that was written to before a fork merges with one that never was",
-        "they stay apart: an anon_vma that came from a parent is not extended. What was only read of the other has no"
-        " anon_vma: a further fork leaves its zero pages to faults, and a move gives it the pgoff of its new place",
-        "Linux v2.6.20 mm/mmap.c: is_mergeable_anon_vma(); v6.12 mm/vma.c: is_mergeable_anon_vma(); mm/memory.c:"
-        " vma_needs_copy(); mm/vma.c: copy_vma()",
-        "merge_where_emulated_did(forked=True): of a child's, those are merged that the emulated kernel has merged;"
-        " TwinMachines.compare_residency(): zero pages of a child's child may be absent on the host;"
-        " merged_before_written(): what a child has not written is not moved",
-    ),
     "madvise_later": Difference(
         "MADV_COLLAPSE, the guards (102, 103) and the poison of tests (100, 101) are EINVAL",
         "known since v6.1 and v6.13",
@@ -64,19 +54,16 @@ DIFFERENCES = {
 Vma = tuple[int, int, int, bool, int, str]
 
 
-def merge_where_emulated_did(
-    host: list[Vma], emulated: list[Vma], *, forked: bool = False, closes: bool = False
-) -> list[Vma]:
+def merge_where_emulated_did(host: list[Vma], emulated: list[Vma], *, closes: bool = False) -> list[Vma]:
     """Merge neighbours of the host that continue each other, as far as a difference excuses them.
 
-    Only where the emulated kernel has one mapping, and only private ones of a process that was forked (anon_vma), or
-    those of a file whose driver wants to be told of each close (vm_close). A border that only the emulated kernel
-    has stays a difference.
+    Only where the emulated kernel has one mapping, and only those of a file whose driver wants to be told of each close
+    (vm_close). A border that only the emulated kernel has stays a difference.
     """
     borders = {vma[0] for vma in emulated}
     merged: list[Vma] = []
     for vma in host:
-        excused = (closes and vma[5].isdigit()) or (forked and not vma[3])
+        excused = closes and vma[5].isdigit()
         if merged and excused and vma[0] not in borders:
             start, end, prot, shared, pgoff, file = merged[-1]
             continues = not file or pgoff + (end - start) // 4096 == vma[4]

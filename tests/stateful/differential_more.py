@@ -111,7 +111,7 @@ class Differential(Calls):
         vma = vmas[which % len(vmas)]
         vaddr = vma[0] + part % ((vma[1] - vma[0]) // PAGE) * PAGE
         nbytes = min(vma[1] - vaddr, nr_pages * PAGE, (ARENA_PAGES - onto) * PAGE)
-        # All of the old mapping loses its locks: so it must be one mapping on both (anon_vma, vm_close).
+        # All of the old mapping loses its locks: so it must be one mapping on both (vm_close).
         if vma not in self.twins.vmas_host(pair) or self.twins.moves_many(pair, vaddr, nbytes, nbytes, fixed=True):
             return
         self.twins.both_mapping(

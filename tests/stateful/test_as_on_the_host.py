@@ -224,3 +224,67 @@ def test_limits_of_the_host() -> None:
         host.store(BASE + 13 * PAGE, b"x")
         with pytest.raises(ValueError, match="none of"), host.within_limit(resource.RLIMIT_CPU, 1):
             pass
+
+
+def test_what_a_child_has_of_its_parent_is_not_extended(process: Either) -> None:
+    process.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
+    process.store(BASE, b"x")
+    child = process.fork()
+    child.sys_mmap(BASE + PAGE, PAGE, RW, ANON, -1, 0)
+    assert borders(child) == [(0, 1), (1, 2)]
+    # What is new has pages of its own, and merges with what has none; in the parent all do.
+    child.sys_mmap(BASE + 2 * PAGE, PAGE, RW, ANON | 0x8000, -1, 0)
+    assert borders(child) == [(0, 1), (1, 3)]
+    process.sys_mmap(BASE + PAGE, PAGE, RW, ANON, -1, 0)
+    assert borders(process) == [(0, 2)]
+    child.exit()
+
+
+def test_parts_that_a_child_has_of_one_mapping_merge_again_and_others_do_not(process: Either) -> None:
+    process.sys_mmap(BASE, 2 * PAGE, RW, ANON, -1, 0)
+    process.store(BASE, b"x" * 2 * PAGE)
+    process.sys_mmap(BASE + 2 * PAGE, PAGE, mmap.PROT_READ, ANON, -1, 0)
+    process.madvise(BASE + 2 * PAGE, PAGE, 22)
+    child = process.fork()
+    child.mprotect(BASE, PAGE, mmap.PROT_READ)
+    assert borders(child) == [(0, 1), (1, 2), (2, 3)]
+    child.mprotect(BASE, PAGE, RW)
+    assert borders(child) == [(0, 2), (2, 3)]
+    process.mprotect(BASE + 2 * PAGE, PAGE, RW)
+    process.store(BASE + 2 * PAGE, b"x")
+    assert borders(process) == [(0, 3)]
+    child.exit()
+
+
+def test_a_child_s_new_memory_that_was_only_read_is_left_to_faults(process: Either) -> None:
+    process.sys_mmap(BASE + PAGE, PAGE, RW, ANON, -1, 0)
+    process.store(BASE + PAGE, b"x")
+    child = process.fork()
+    child.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
+    child.load(BASE, 1)
+    grandchild = child.fork()
+    assert grandchild.mincore(BASE, 2 * PAGE) == b"\0\1"
+    grandchild.exit()
+    child.exit()
+
+
+def test_what_a_child_never_wrote_merges_where_it_is_moved(process: Either) -> None:
+    process.sys_mmap(BASE + PAGE, PAGE, RW, ANON, -1, 0)
+    process.store(BASE + PAGE, b"x")
+    child = process.fork()
+    child.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
+    child.mremap(BASE + PAGE, PAGE, PAGE, 3, BASE + 16 * PAGE)
+    child.mremap(BASE, PAGE, PAGE, 3, BASE + 8 * PAGE)
+    child.sys_mmap(BASE + 9 * PAGE, PAGE, RW, ANON, -1, 0)
+    assert borders(child) == [(8, 10), (16, 17)]
+    child.exit()
+
+
+def test_a_stack_that_may_not_grow_is_copied_by_forks_all_the_same(process: Either) -> None:
+    process.sys_mmap(BASE + 16 * PAGE, PAGE, RW, ANON | GROWSDOWN, -1, 0)
+    process.load(BASE + 16 * PAGE, 1)
+    with within_limit(process, resource.RLIMIT_STACK, 2 * PAGE), pytest.raises(SegmentationFault):
+        process.store(BASE + 8 * PAGE, b"x")
+    child = process.fork()
+    assert child.mincore(BASE + 16 * PAGE, PAGE) == b"\1"
+    child.exit()

@@ -50,43 +50,6 @@ def test_every_entry_has_its_test() -> None:
     assert set(DIFFERENCES) <= tests
 
 
-def test_anon_vma(host: HostProcess, emulated: Process) -> None:
-    for process, nr_merged in ((host, 2), (emulated, 1)):
-        process.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
-        process.store(BASE, b"x")
-        child = process.fork()
-        child.sys_mmap(BASE + PAGE, PAGE, RW, ANON, -1, 0)
-        assert nr_vmas(child) == nr_merged
-        child.exit()
-
-
-def test_zero_pages_are_copied_with_the_anon_vma_beside_them(host: HostProcess, emulated: Process) -> None:
-    for process, copied in ((host, b"\0\1"), (emulated, b"\1\1")):
-        process.sys_mmap(BASE + PAGE, PAGE, RW, ANON, -1, 0)
-        process.store(BASE + PAGE, b"x")
-        child = process.fork()
-        child.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
-        child.load(BASE, 1)
-        grandchild = child.fork()
-        assert grandchild.mincore(BASE, PAGE) + grandchild.mincore(BASE + PAGE, PAGE) == copied
-        assert grandchild.load(BASE, PAGE) == bytes(PAGE)
-        grandchild.exit()
-        child.exit()
-
-
-def test_what_a_child_never_wrote_merges_where_it_is_moved(host: HostProcess, emulated: Process) -> None:
-    for process, places in ((host, [(8, 10), (16, 17)]), (emulated, [(8, 9), (9, 10), (16, 17)])):
-        process.sys_mmap(BASE + PAGE, PAGE, RW, ANON, -1, 0)
-        process.store(BASE + PAGE, b"x")
-        child = process.fork()
-        child.sys_mmap(BASE, PAGE, RW, ANON, -1, 0)
-        child.mremap(BASE + PAGE, PAGE, PAGE, 3, BASE + 16 * PAGE)
-        child.mremap(BASE, PAGE, PAGE, 3, BASE + 8 * PAGE)
-        child.sys_mmap(BASE + 9 * PAGE, PAGE, RW, ANON, -1, 0)
-        assert borders(child) == places
-        child.exit()
-
-
 def test_written_mappings_stay_apart_as_on_the_host(host: HostProcess, emulated: Process) -> None:
     for process in (host, emulated):
         for page in (0, 8):
@@ -209,19 +172,16 @@ def test_vm_close(host: HostProcess, emulated: Process) -> None:
 
 
 def test_the_excuses_excuse_no_more() -> None:
-    low, high = (0, PAGE, 3, False, 0, ""), (PAGE, 2 * PAGE, 3, False, 0, "")
-    both = (0, 2 * PAGE, 3, False, 0, "")
+    low, high = (0, PAGE, 3, True, 0, "0"), (PAGE, 2 * PAGE, 3, True, 1, "0")
+    both = (0, 2 * PAGE, 3, True, 0, "0")
     assert merge_where_emulated_did([low, high], [both]) == [low, high]
-    assert merge_where_emulated_did([low, high], [both], forked=True) == [both]
-    assert merge_where_emulated_did([low, high], [low, high], forked=True) == [low, high]
-    assert merge_where_emulated_did([both], [low, high], forked=True) == [both]
-    shared = [(0, PAGE, 3, True, 0, "0"), (PAGE, 2 * PAGE, 3, True, 1, "0")]
-    assert merge_where_emulated_did(shared, [(0, 2 * PAGE, 3, True, 0, "0")], forked=True) == shared
-    assert merge_where_emulated_did(shared, [(0, 2 * PAGE, 3, True, 0, "0")], closes=True) == [
-        (0, 2 * PAGE, 3, True, 0, "0")
-    ]
-    apart = [low, (PAGE, 2 * PAGE, 1, False, 0, "")]
-    assert merge_where_emulated_did(apart, [both], forked=True) == apart
+    assert merge_where_emulated_did([low, high], [both], closes=True) == [both]
+    assert merge_where_emulated_did([low, high], [low, high], closes=True) == [low, high]
+    assert merge_where_emulated_did([both], [low, high], closes=True) == [both]
+    anonymous = [(0, PAGE, 3, False, 0, ""), (PAGE, 2 * PAGE, 3, False, 0, "")]
+    assert merge_where_emulated_did(anonymous, [(0, 2 * PAGE, 3, False, 0, "")], closes=True) == anonymous
+    apart = [low, (PAGE, 2 * PAGE, 1, True, 1, "0")]
+    assert merge_where_emulated_did(apart, [both], closes=True) == apart
     page = bytes(100) + b"x" * 3996
     assert within_file(page, 2, 2 * PAGE + 100) == bytes(100)
     assert within_file(page, 1, 2 * PAGE + 100) == page

@@ -44,7 +44,7 @@ CHECK_EVERY = 8
 """The emulated machine's own invariants and the flags of all VMAs are looked at after every so many steps."""
 SQUEEZE_EVERY = 3
 """A machine that swaps sends all out that it can before each of so many steps."""
-ANONYMOUS = 0x22
+SHARED_ANONYMOUS = 0x21
 FIXED = 0x10
 
 
@@ -110,7 +110,7 @@ class TwinMachines:
         except OSError:
             return 0
         pair.emulated.mm.start_brk = pair.emulated.mm.brk = start
-        pair.emulated.sys_mmap(start - PAGE, PAGE, 0, ANONYMOUS | FIXED, -1, 0)
+        pair.emulated.sys_mmap(start - PAGE, PAGE, 0, SHARED_ANONYMOUS | FIXED, -1, 0)
         return start
 
     def room(self, vaddr: int) -> int:
@@ -179,8 +179,7 @@ class TwinMachines:
             check(self.machine)
         for pair in self.pairs:
             emulated, host = self.vmas_emulated(pair), self.vmas_host(pair)
-            forked = pair.nr_forks > 0
-            merged = merge_where_emulated_did(host, emulated, forked=forked, closes=self.on_mount)
+            merged = merge_where_emulated_did(host, emulated, closes=self.on_mount)
             assert emulated == merged, f"emulated\n{told(emulated)}\nhost\n{told(host)}"
             self.compare_residency(pair, host)
             if every:
@@ -205,9 +204,6 @@ class TwinMachines:
                 emulated = k.fmt.pte_present(pte) or is_swap_pte(k.fmt, pte)
                 if file and k.fmt.pte_present(pte):
                     emulated = bool(k.mem_map.flags[k.fmt.pte_pfn(pte)] & PG_ANON)
-                elif emulated and not host and pair.nr_forks > 1 and k.fmt.pte_pfn(pte) == k.zero_pfn:
-                    # Copied with a mapping that the host has apart from one with an anon_vma (anon_vma).
-                    continue
                 assert emulated == host, f"{vaddr:#x} resident: emulated {emulated}, host {host}\n{told(vmas)}"
 
     def compare_flags(self, pair: Twins) -> None:
@@ -250,7 +246,7 @@ class TwinMachines:
         return False
 
     def moves_many(self, pair: Twins, vaddr: int, old_nbytes: int, new_nbytes: int, *, fixed: bool) -> bool:
-        """Tell whether mremap would move a range that is not one VMA on both (mremap_many, anon_vma)."""
+        """Tell whether mremap would move a range that is not one VMA on both (mremap_many, vm_close)."""
         same = -(-old_nbytes // PAGE) == -(-new_nbytes // PAGE)
         end = vaddr + min(-(-old_nbytes // PAGE), -(-new_nbytes // PAGE)) * PAGE
 
@@ -259,23 +255,7 @@ class TwinMachines:
 
         emulated, host = parts(self.vmas_emulated(pair)), parts(self.vmas_host(pair))
         inside = [vma for vma in host if vma[0] <= vaddr and end <= vma[1]]
-        return emulated != host or (fixed and same and not inside) or self.merged_before_written(pair, vaddr)
-
-    def merged_before_written(self, pair: Twins, vaddr: int) -> bool:
-        """Tell whether anonymous memory of a child has an anon_vma from its parent, and on the host perhaps none.
-
-        Without one it gets a new pgoff where it is moved, and merges there with other neighbours (anon_vma).
-        """
-        vma = pair.emulated.mm.vmas.find(vaddr)
-        if not pair.nr_forks or vma is None or vma.mapping is not None or vma.anon_vma is None:
-            return False
-        k, table = pair.emulated.kernel, pair.emulated.mm.pt
-        ranges = [range(one[0], one[1], PAGE) for one in self.vmas_host(pair) if one[0] <= vaddr < one[1]]
-        ptes = [table.get(page) for pages in ranges for page in pages]
-        return not any(
-            is_swap_pte(k.fmt, pte) or (k.fmt.pte_present(pte) and k.mem_map.flags[k.fmt.pte_pfn(pte)] & PG_ANON)
-            for pte in ptes
-        )
+        return emulated != host or (fixed and same and not inside)
 
     def compare_synced(self, pair: Twins, vaddr: int, nbytes: int) -> None:
         """Compare what is in the files, of the pages that msync was to write."""
