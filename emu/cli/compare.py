@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from emu.cli.options import read_share, read_size
+from emu.cli.options import JsonPath, read_share, read_size, tables_apart_from
 
 DEFAULT_PAGES = 16384
 _RMAPS = (
@@ -47,7 +47,7 @@ def compare(
     ram: Annotated[
         int | None, typer.Option(parser=read_size, metavar="SIZE", help="RAM of the machine, at least twice the file.")
     ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write the rows as JSON.")] = None,
+    json_path: JsonPath = None,
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the pictures and the page go; else runs/TIME-compare.")
     ] = None,
@@ -104,7 +104,8 @@ def compare(
             tuple(rmap or ()), tuple(format or ("x86_64",)), seed, max_pages, cell_seconds, verify_pages, present_pages,
             ns_per_visit,
         )  # fmt: skip
-        return run_answer(wanted, json_path, report, require_fuse=require_fuse)
+        with tables_apart_from(json_path):
+            return run_answer(wanted, json_path, report, require_fuse=require_fuse)
     from emu.cli.experiments import CompareOrder, run_compare, run_matrix  # noqa: PLC0415 - see above
 
     order = CompareOrder(
@@ -120,4 +121,5 @@ def compare(
     )
     if matrix and (pages != DEFAULT_PAGES or ram is not None):
         raise typer.BadParameter("--matrix takes a small file and machine of its own: leave --pages and --ram out")
-    return run_matrix(order, json_path, report) if matrix else run_compare(order, json_path, report)
+    with tables_apart_from(json_path):
+        return run_matrix(order, json_path, report) if matrix else run_compare(order, json_path, report)

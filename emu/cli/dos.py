@@ -1,10 +1,11 @@
 """fremap dos: what one unprivileged process can do to one page_mkclean and one page's reclaim, and the guards."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from emu.cli.options import JsonPath, tables_apart_from
 
 _STEP = 4
 
@@ -26,7 +27,7 @@ def dos(
     bound: Annotated[int, typer.Option(min=2, help="The bound on nonlinear pages that is tried as a guard.")] = 1000,
     attack_seconds: Annotated[float, typer.Option(min=0, help="Leave attacks out that would take longer.")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="Decides the orders.")] = 0,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write the rows as JSON.")] = None,
+    json_path: JsonPath = None,
 ) -> int:
     """Attack one page's page_mkclean and reclaim: what an unprivileged process can make them cost.
 
@@ -51,13 +52,14 @@ def dos(
         attacks = [asdict(row) for row in rows]
         records = {"version": 1, "attacks": attacks, "guards": [asdict(guard) for guard in guards]}
         write_records(json_path, records)
-    console = Console(highlight=False)
-    for table in attack_tables(rows):
-        print_whole(console, table)
-    print_whole(console, guard_table(guards))
     said = dos_verdicts(rows, guards)
-    for good, sentence in said:
-        console.print(f"{'[green]ok[/]' if good else '[bold red]BROKEN[/]'} {sentence}", soft_wrap=True)
+    with tables_apart_from(json_path):
+        console = Console(highlight=False)
+        for table in attack_tables(rows):
+            print_whole(console, table)
+        print_whole(console, guard_table(guards))
+        for good, sentence in said:
+            console.print(f"{'[green]ok[/]' if good else '[bold red]BROKEN[/]'} {sentence}", soft_wrap=True)
     return 0 if all(good for good, _ in said) else 1
 
 

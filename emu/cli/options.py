@@ -1,10 +1,25 @@
 """Options that several subcommands share, and how they are read."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from emu.units import parse_size
+
+JsonPath = Annotated[
+    Path | None, typer.Option("--json", metavar="PATH", help="Write the rows as JSON; - is standard output.")
+]
+
+
+@contextmanager
+def tables_apart_from(json_path: Path | None) -> Iterator[None]:
+    """Meanwhile, what is printed goes to standard error if standard output is for JSON."""
+    with redirect_stdout(sys.stderr if json_path is not None and str(json_path) == "-" else sys.stdout):
+        yield
 
 
 def read_place(value: str | Path) -> Path:

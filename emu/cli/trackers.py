@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from emu.cli.options import JsonPath, tables_apart_from
+
 _TRACKERS = ("mprotect", "uffd_wp", "uffd_sigbus", "uffd_async", "pagemap_scan", "soft_dirty", "dirty_index")
 """The names of emu.trackers.measure.TRACKERS and the emulated one; a test compares them."""
 
@@ -33,7 +35,7 @@ def trackers(
     report: Annotated[
         Path | None, typer.Option(metavar="DIRECTORY", help="Leave records, a picture and an HTML page there.")
     ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write the rows as JSON.")] = None,
+    json_path: JsonPath = None,
 ) -> int:
     """Price what this kernel offers to learn which pages were stored to.
 
@@ -55,4 +57,5 @@ def trackers(
         rounds=rounds,
         seed=seed,
     )
-    return run_all_trackers(wanted, json_path, report)
+    with tables_apart_from(json_path):
+        return run_all_trackers(wanted, json_path, report)

@@ -91,5 +91,6 @@ def wait_verdicts(waits: Sequence[WaitRow]) -> list[str]:
             )
             if row is not None
         ]
-        said.append(f"{threads} threads, {visit_ns:g} ns a visit, mean wait an operation: {', '.join(parts)}")
+        if parts:
+            said.append(f"{threads} threads, {visit_ns:g} ns a visit, mean wait an operation: {', '.join(parts)}")
     return said

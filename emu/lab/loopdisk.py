@@ -83,7 +83,7 @@ def why_no_loop_disk(filesystem: str) -> str | None:
 def _run(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - names fixed above
     if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines()
+        words = [line for line in (done.stderr or done.stdout).strip().splitlines() if "dmesg(1)" not in line]
         raise LabError(f"{' '.join(command)}: {words[-1] if words else f'exit code {done.returncode}'}")
     return done.stdout.strip()
 

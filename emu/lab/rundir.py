@@ -74,7 +74,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_records(path: Path, records: object) -> None:
-    """Write records as JSON where the user wants them; OSError with the file's name."""
+    """Write records as JSON where the user wants them, ``-`` being standard output; OSError with the file's name."""
+    if str(path) == "-":
+        print(json.dumps(records, indent=1), file=sys.__stdout__, flush=True)
+        return
     with naming(path):
         path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 

@@ -138,3 +138,14 @@ def test_what_cannot_fit_is_refused_at_once(
     err = capfd.readouterr().err
     assert re.search(says, err), err
     assert err.count("\n") == 1
+
+
+def test_a_dash_is_standard_output(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert frame.run(["compare", "--matrix", "--caps", "ramfs", "--rmap", "none", "--json", "-"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)
+    assert "mkclean" in err
+    assert not (tmp_path / "-").exists()
