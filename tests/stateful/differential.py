@@ -252,7 +252,7 @@ class Calls(RuleBasedStateMachine):
         vaddr = self.vaddr(pair, place)
         # What the page cache holds is each machine's own business; anonymous memory is there, on swap, or not.
         end = vaddr + nbytes
-        vmas = self.twins.vmas_host(pair) if not pair.nr_forks and not self.twins.swapping else []
+        vmas = self.twins.vmas_host(pair) if not self.twins.swapping else []
         anonymous = any(vma[0] <= vaddr and end <= vma[1] and not vma[5] for vma in vmas)
         self.twins.both(
             pair,

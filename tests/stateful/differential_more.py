@@ -9,9 +9,10 @@ from hypothesis.stateful import precondition, rule
 from emu.mm.mmap import MAP_FIXED, MAP_GROWSDOWN
 from tests.stateful.differential import Calls, index, lengths, places
 from tests.stateful.twin_words import ARENA_PAGES, BASE, PAGE, RW, Vma
-from tests.stateful.twins import HEAP_PAGES
+from tests.stateful.twins import HEAP_PAGES, Twins
 
 MAY_LOCK = os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
+MADV_DONTNEED = 4
 MCL_CURRENT = 1
 MREMAP_DONTUNMAP = 4
 WRITABLE = 2
@@ -120,6 +121,41 @@ class Differential(Calls):
             lambda process, _fds: process.mremap(vaddr, nbytes, nbytes + more, flags, BASE + onto * PAGE),
         )
 
+    def part_of(self, vmas: list[Vma], which: int, part: int, nr_pages: int) -> tuple[int, int, int]:
+        """Return address, length and protection of some pages of one of these mappings."""
+        start, end, prot = vmas[which % len(vmas)][:3]
+        vaddr = start + part % ((end - start) // PAGE) * PAGE
+        return vaddr, min(end - vaddr, nr_pages * PAGE), prot
+
+    @rule(who=index, which=index, part=index, nr_pages=st.integers(1, 3), prot=st.sampled_from((0, 1, 1, 5, RW)))
+    def mprotect_and_back(self, who: int, which: int, part: int, nr_pages: int, prot: int) -> None:
+        """Change the protection of part of a mapping, see what that forbids, and change it back: it is whole again."""
+        pair = self.pair(who)
+        vmas = self.twins.vmas_emulated(pair)
+        if not vmas:
+            return
+        vaddr, nbytes, was = self.part_of(vmas, which, part, nr_pages)
+        for new in (prot, was):
+            self.protect(pair, vaddr, nbytes, new)
+            self.twins.both(pair, lambda process, _fds: process.store(vaddr + 16, b"protected"))
+
+    def protect(self, pair: Twins, vaddr: int, nbytes: int, prot: int) -> None:
+        self.twins.both(pair, lambda process, _fds: process.mprotect(vaddr, nbytes, prot))
+
+    @rule(who=index, which=index, part=index, nr_pages=st.integers(1, 3))
+    def forget(self, who: int, which: int, part: int, nr_pages: int) -> None:
+        """Store to anonymous memory, have it forgotten, see what is there, and load."""
+        pair = self.pair(who)
+        vmas = [vma for vma in self.twins.vmas_emulated(pair) if not vma[3] and not vma[5] and vma[2] & WRITABLE]
+        if not vmas:
+            return
+        vaddr, nbytes, _prot = self.part_of(vmas, which, part, nr_pages)
+        self.twins.both(pair, lambda process, _fds: process.store(vaddr + 8, b"forgotten"))
+        self.twins.both(pair, lambda process, _fds: process.madvise(vaddr, nbytes, MADV_DONTNEED))
+        if not self.twins.swapping:
+            self.twins.both(pair, lambda process, _fds: process.mincore(vaddr, nbytes))
+        self.twins.both(pair, lambda process, _fds: process.load(vaddr, 24))
+
     @rule(who=index, which=index, part=index, nr_pages=st.integers(1, 3), at=st.integers(0, PAGE - 8))
     def msync_exactly(self, who: int, which: int, part: int, nr_pages: int, at: int) -> None:
         """Store to a page of a shared file, and write back those pages and no others."""
@@ -127,9 +163,7 @@ class Differential(Calls):
         vmas = [vma for vma in self.twins.vmas_emulated(pair) if self.shows_file(vma)]
         if not vmas:
             return
-        start, end = vmas[which % len(vmas)][:2]
-        vaddr = start + part % ((end - start) // PAGE) * PAGE
-        nbytes = min(end - vaddr, nr_pages * PAGE)
+        vaddr, nbytes, _prot = self.part_of(vmas, which, part, nr_pages)
         data = self.twins.nr_steps.to_bytes(8, "big")
         for page in range(vaddr, vaddr + nbytes, PAGE):
             self.twins.both(pair, lambda process, _fds, where=page + at: process.store(where, data))  # type: ignore[misc]

@@ -30,7 +30,7 @@ def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 QUICK = settings(
     derandomize=True,
     database=None,
-    max_examples=75,
+    max_examples=50,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
