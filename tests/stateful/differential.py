@@ -1,5 +1,6 @@
 """The first rules of the differential test: mapping, accesses, files and processes."""
 
+import os
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -61,6 +62,7 @@ class Calls(RuleBasedStateMachine):
 
     @initialize(watch=st.booleans(), swapping=st.booleans(), privileged=st.booleans())
     def begin(self, watch: bool, swapping: bool, privileged: bool) -> None:
+        privileged = privileged and os.geteuid() == 0
         self.twins = TwinMachines(self.directory, swapping=swapping, privileged=privileged)
         # Looking at every page after every step faults them all in, which hides what happens to absent ones.
         self.watch = watch
