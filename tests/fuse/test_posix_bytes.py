@@ -1,6 +1,5 @@
 """What reads, writes, maps and allocations give back, and refuse: as on the host's filesystem."""
 
-import ctypes
 import errno
 import fcntl
 import mmap
@@ -112,11 +111,6 @@ def test_what_fuse_cannot_carry(shared_mount: TemporaryMount) -> None:
         for mode in (COLLAPSE, INSERT):
             with pytest.raises(OSError, check=lambda error: error.errno == errno.EOPNOTSUPP):
                 fallocate(file.fileno(), mode, 4096, 4096)
-    with pytest.raises(OSError, check=lambda error: error.errno == errno.EOPNOTSUPP):
-        os.open(shared_mount.path, os.O_TMPFILE | os.O_RDWR, 0o600)
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.renameat2(-100, os.fsencode(path), -100, os.fsencode(path) + b"2", 1) == -1
-    assert ctypes.get_errno() == errno.EINVAL
     path.unlink()
 
 
