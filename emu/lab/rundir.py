@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from emu.lab.errors import LabError, Terminated
+from emu.lab.steps import STEPS
 
 MANIFEST_VERSION = 1
 _PACKAGES = ("fremap", "numpy", "numba", "fusepy", "psutil")
@@ -171,7 +172,8 @@ class RunDirectory:
 
     def discard(self) -> None:
         """Remove a run that never began; files that somebody else put there stay, and so does the directory."""
-        (self.path / "manifest.json").unlink(missing_ok=True)
+        for name in ("manifest.json", STEPS):
+            (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
