@@ -13,7 +13,7 @@ from hypothesis import Phase, settings
 from emu import process
 from emu.errors import KernelBug
 from emu.mm import filemap, fork, fremap, madvise, memory, mincore, mmap, mprotect, mremap, syscalls, truncate
-from tests.stateful.test_differential import QUICK, run
+from tests.stateful.test_differential import QUICK_STEPS, ROUND, run
 
 Break = Callable[[], AbstractContextManager[Any]]
 
@@ -75,11 +75,11 @@ QUICKLY_FOUND = frozenset({
     "name", [name if name in QUICKLY_FOUND else pytest.param(name, marks=pytest.mark.slow) for name in BREAKS]
 )
 def test_a_break_is_found(name: str) -> None:
-    how = settings(QUICK, max_examples=75, phases=(Phase.generate,), report_multiple_bugs=False)
+    how = settings(ROUND, max_examples=75, phases=(Phase.generate,), report_multiple_bugs=False)
     # Differences are assertions; a break may also trip the emulated kernel's own.
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_mount() else None) as directory,
         BREAKS[name](),
         pytest.raises((AssertionError, KernelBug, IndexError)),
     ):
-        run(Path(directory), how)
+        run(Path(directory), QUICK_STEPS, how=how)
