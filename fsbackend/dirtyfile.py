@@ -157,7 +157,10 @@ class DirtyFile:
         nr_pages = sum([run[2] for run in runs])
         if self.caps.account_dirty:
             with self.cache.lock:
-                self.cache.bdi.start_writeback(nr_pages)
+                bdi = self.cache.bdi
+                if not bdi.nr_writeback:
+                    bdi.throttle.begin_writeback(self.cache.clock())
+                bdi.start_writeback(nr_pages)
         failure: OSError | None = None
         try:
             for offset, buffers in submissions:

@@ -19,6 +19,9 @@ INIT_BANDWIDTH_BYTES = 100 << 20
 BANDWIDTH_PERIOD_S = 4.0
 """Window of the bandwidth's running mean (Linux: roundup_pow_of_two(3 * HZ) ticks, 4.1 s at 250 or 1000 Hz)."""
 
+QUIET_S = 1.0
+"""A period longer than this was a quiet one: it says nothing of the device (Linux v4.9: __wb_update_bandwidth(), HZ)."""
+
 LEGACY_MAX_PAUSE_S = 0.1
 """Linux 2.6.20 mm/page-writeback.c: balance_dirty_pages() waits by congestion_wait(WRITE, HZ/10)."""
 
@@ -202,12 +205,23 @@ class WbThrottle:
         """Count pages whose writeback ended."""
         self.nr_written += nr_pages
 
-    def update(self, now_s: float, *, busy: bool = True) -> None:
+    def begin_writeback(self, now_s: float) -> None:
+        """Measure from now on: a writeback begins where none was under way, so what was before is no slowness.
+
+        Source: Linux v5.16 mm/page-writeback.c: wb_bandwidth_estimate_start().
+        """
+        if now_s - self._bw_stamp_s > QUIET_S:
+            self._bw_stamp_s = now_s
+            self._written_stamp = self.nr_written
+
+    def update(self, now_s: float, *, busy: bool = True, quiet_s: float = float("inf")) -> None:
         """Re-estimate the bandwidth, at most once every `bandwidth_interval_s`; from the flusher.
 
-        With `busy` false (the device had nothing to write) the period is skipped, not taken for slowness.
+        With `busy` false (the device had nothing to write), or after more than `quiet_s` without a look, the period
+        is skipped, not taken for slowness. A flusher whose single writes may take longer than QUIET_S calls
+        `begin_writeback` before them instead.
         """
-        self._update(now_s, None, busy=busy)
+        self._update(now_s, None, busy=busy, quiet_s=quiet_s)
 
     def balance(
         self,
@@ -245,7 +259,7 @@ class WbThrottle:
         if strict:
             # Few pages: the limit may be near 0 for want of writeout only, so the rate is ramped up.
             setpoint = limits.freerun if bdi_dirty >= _STRICT_MIN_PAGES else bdi_dirty + 1
-        self._update(now_s, (dirty, setpoint), busy=True)
+        self._update(now_s, (dirty, setpoint), busy=True, quiet_s=QUIET_S)
         ratelimit = self.dirty_ratelimit * ratio
         max_pause_s = self._max_pause(bdi_dirty)
         if ratelimit < 1.0:  # in whole pages, as Linux reckons, that is none
@@ -305,7 +319,7 @@ class WbThrottle:
             ratio *= min(reserve / max(wb_dirty, 1), _RESERVE_GAIN)
         return ratio
 
-    def _update(self, now_s: float, position: tuple[float, float] | None, *, busy: bool) -> None:
+    def _update(self, now_s: float, position: tuple[float, float] | None, *, busy: bool, quiet_s: float) -> None:
         """Do __wb_update_bandwidth(); `position` is (dirty, setpoint) when a dirtier calls.
 
         The rate limit and the bandwidth keep a time of their own each, so that a flusher that calls often
@@ -315,13 +329,13 @@ class WbThrottle:
         if position is not None:
             elapsed_s = now_s - self._ratelimit_stamp_s
             if elapsed_s >= interval_s:
-                if elapsed_s <= 1.0:
+                if elapsed_s <= QUIET_S:
                     self._update_ratelimit(elapsed_s, *position)
                 self._ratelimit_stamp_s = now_s
                 self._dirtied_stamp = self.nr_dirtied
         elapsed_s = now_s - self._bw_stamp_s
         if elapsed_s >= interval_s:
-            if busy and self._bw_stamp_s > float("-inf"):
+            if busy and elapsed_s <= quiet_s and self._bw_stamp_s > float("-inf"):
                 self._update_bandwidth(elapsed_s)
             self._bw_stamp_s = now_s
             self._written_stamp = self.nr_written

@@ -6,11 +6,14 @@ Source: Linux v2.6.23 mm/page-writeback.c: background_writeout(), wb_kupdate(); 
 v4.9 mm/page-writeback.c: wb_over_bg_thresh().
 """
 
+import math
+
 from emu.mm.kernel import Kernel
 from emu.mm.page_writeback import global_dirty_limits, host_fsync, mark_clean_if_so, write_cache_pages
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
 from fsbackend.bdi import BackingDevInfo
+from fsbackend.throttle import QUIET_S
 
 MAX_WRITEBACK_PAGES = 1024
 """Most pages of one file in one turn."""
@@ -28,7 +31,9 @@ def wb_do_writeback(k: Kernel) -> None:
     nr_before, flags = k.vmstat.nr_writeback_io, 0
     try:
         for bdi in k.bdis.values():
-            bdi.throttle.update(now_s, busy=bool(bdi.nr_writeback or bdi.nr_dirty))
+            # Dirty pages that nobody wrote for a while say nothing of the device; pages under I/O do.
+            quiet_s = math.inf if bdi.nr_writeback else QUIET_S
+            bdi.throttle.update(now_s, busy=bool(bdi.nr_writeback or bdi.nr_dirty), quiet_s=quiet_s)
         _divide_the_limit(k)
         if now_s >= kthreads.flusher_next_s:
             kthreads.flusher_next_s = now_s + k.params.periodic_s

@@ -116,6 +116,17 @@ def test_a_small_file_takes_one_batch(files: Files) -> None:
     assert files.io.nr_writes == 1
 
 
+def test_idle_time_between_two_writebacks_is_not_taken_for_a_slow_disk(files: Files) -> None:
+    """Each writeback here takes a second; between them nobody wrote for a day."""
+    file = files.make("file")
+    law = files.cache.bdi.throttle
+    for _ in range(3):
+        files.now_s += 86_400
+        put(file, 0, b"x" * MIB)
+        file.write_back_all()
+    assert law.avg_write_bandwidth > 0.3 * MIB / 4096
+
+
 def test_a_truncation_that_the_store_refuses_changes_nothing(files: Files) -> None:
     file = files.make("file")
     put(file, 0, b"x" * 10_000)

@@ -3,6 +3,7 @@
 import pytest
 
 from fsbackend.throttle import (
+    QUIET_S,
     DirtyParams,
     DirtyTask,
     Thresholds,
@@ -193,3 +194,29 @@ def test_idle_time_is_not_taken_for_slowness() -> None:
     before = throttle.avg_write_bandwidth
     throttle.update(100.0, busy=False)
     assert throttle.avg_write_bandwidth == before
+    throttle.update(101.1, quiet_s=QUIET_S)
+    assert throttle.avg_write_bandwidth == before
+
+
+def test_a_writer_after_idle_time_does_not_take_it_for_slowness() -> None:
+    """Idle for a minute, one page written in it: the first burst beyond freerun must not reckon a page a minute."""
+    throttle = WbThrottle()
+    throttle.update(0.0)
+    before = throttle.avg_write_bandwidth
+    throttle.account_written(1)
+    throttle.account_dirtied(8_000)
+    throttle.balance(60.0, 8_000, 8_000, 8_000, Thresholds(5_000, 10_000))
+    assert throttle.avg_write_bandwidth == before
+
+
+def test_a_slow_write_is_measured_and_the_idle_time_before_it_is_not() -> None:
+    throttle = WbThrottle()
+    throttle.update(0.0)
+    throttle.begin_writeback(60.0)
+    throttle.account_written(1024)
+    throttle.update(68.0)
+    assert throttle.avg_write_bandwidth == pytest.approx(1024 / 8)
+    throttle.begin_writeback(68.1)
+    throttle.account_written(1024)
+    throttle.update(76.0)
+    assert throttle.avg_write_bandwidth == pytest.approx(1024 / 8), "a short gap between two writes is no idle time"

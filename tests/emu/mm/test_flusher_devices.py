@@ -91,9 +91,20 @@ def test_the_limit_is_divided_by_what_devices_write(tmp_path: Path) -> None:
     machine.shutdown()
 
 
+def test_dirty_pages_below_the_limit_are_no_word_on_the_device(tmp_path: Path) -> None:
+    machine, clock, process = boot(params=DirtyParams(background_bytes=400 * PAGE, dirty_bytes=800 * PAGE))
+    mapping = device(process, tmp_path, "disk")
+    [bdi] = machine.kernel.bdis.values()
+    before = bdi.throttle.avg_write_bandwidth
+    store(mapping, 1)
+    for _ in range(4):
+        wait(machine, clock)
+    assert nr_dirty(machine) == [1]
+    assert bdi.throttle.avg_write_bandwidth == before
+    machine.shutdown()
+
+
 def wait(machine: Machine, clock: VirtualClock) -> None:
-    """Come to the flusher's next turn, before any page expires and so soon that no bandwidth is measured."""
-    for bdi in machine.kernel.bdis.values():
-        bdi.throttle.update(clock.now() + 5.0, busy=False)
+    """Come to the flusher's next turn, before any page expires."""
     clock.advance(5.0)
     settle(machine)
