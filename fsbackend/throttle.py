@@ -20,7 +20,7 @@ BANDWIDTH_PERIOD_S = 4.0
 """Window of the bandwidth's running mean (Linux: roundup_pow_of_two(3 * HZ) ticks, 4.1 s at 250 or 1000 Hz)."""
 
 QUIET_S = 1.0
-"""A period longer than this was a quiet one: it says nothing of the device (Linux v4.9: __wb_update_bandwidth(), HZ)."""
+"""A period longer than this was quiet: it says nothing of the device (Linux v4.9: __wb_update_bandwidth(), HZ)."""
 
 LEGACY_MAX_PAUSE_S = 0.1
 """Linux 2.6.20 mm/page-writeback.c: balance_dirty_pages() waits by congestion_wait(WRITE, HZ/10)."""
