@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fsbackend.bdi import BackingDevInfo
+from fsbackend.eventlog import EventLog
 from fsbackend.pagepool import PagePool
 from fsbackend.pages import PAGE_SHIFT
 from fsbackend.storeio import StoreIo
@@ -49,6 +50,7 @@ class Cache:
         self.pauses = dict.fromkeys(PAUSE_BOUNDS_MS, 0)
         self.nr_late_pauses = 0
         self.longest_pause_s = 0.0
+        self.events = EventLog()
         self.free_nbytes: Callable[[], int] = lambda: 1 << 62
         self.max_file_nbytes = 1 << 63
         self._dirtiers: dict[int, DirtyTask] = {}

@@ -118,6 +118,14 @@ def file_caps(served: Served, name: str) -> "Callable[[], str] | None":
     return lambda: text + "\n"
 
 
+def events_since(served: Served, name: str) -> "Callable[[], str] | None":
+    """Return what makes the text of ``.bdi/events/NUMBER``, what came after that event; ``now`` is the last number."""
+    log = served.cache.events
+    if name == "now":
+        return lambda: f"{log.number}\n"
+    return (lambda: log.since(int(name))) if name.isdecimal() else None
+
+
 def add_control_files(served: Served) -> None:
     """Add every control file to the daemon's tree."""
     tree = served.fs.control
@@ -153,6 +161,7 @@ def add_control_files(served: Served) -> None:
         tree.add("unsynced", served.cutter.unsynced)
     tree.add("options", lambda: served.options.to_json() + "\n")
     tree.add_directory("files", lambda name: file_caps(served, name))
+    tree.add_directory("events", lambda name: events_since(served, name))
     _add_params(served)
 
 

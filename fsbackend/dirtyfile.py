@@ -81,6 +81,7 @@ class DirtyFile:
         """Write everything back and make it durable; raises the store's error, pages stay dirty then."""
         if not self.caps.writeback:
             return
+        begin_s = self.cache.clock()
         self.write_back_all()
         if not datasync:
             self.set_store_times()
@@ -89,6 +90,8 @@ class DirtyFile:
         except OSError as error:
             self.record_error(error)
             raise
+        path = self.node.path().decode("utf-8", "surrogateescape")
+        self.cache.events.add("fdatasync" if datasync else "fsync", begin_s, self.cache.clock(), path=path)
 
     def set_store_times(self) -> None:
         """Put the store's mtime, which writeback moved to now, back to when the program wrote, or to what it set."""
@@ -162,11 +165,15 @@ class DirtyFile:
                     bdi.throttle.begin_writeback(self.cache.clock())
                 bdi.start_writeback(nr_pages)
         failure: OSError | None = None
+        begin_s = self.cache.clock()
         try:
             for offset, buffers in submissions:
                 self._put(offset, buffers, pace=pace)
         except OSError as error:
             failure = error
+        ranges = [(offset, sum(map(len, buffers))) for offset, buffers in submissions]
+        errno_ = 0 if failure is None else failure.errno or errno.EIO
+        self.cache.events.add_writeback(self.node.path(), begin_s, self.cache.clock(), ranges, nr_pages, errno_)
         self._end_batch(runs, nr_pages, failure)
         if failure is not None:
             sweep.failed = True

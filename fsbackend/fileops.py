@@ -103,6 +103,7 @@ class FileHandlers(Handlers):
             nonlocal began_s
             now_s = cache.clock()
             cache.record_pause(now_s - began_s)
+            cache.events.add_pause(pid, began_s, now_s)
             began_s = now_s
             again_s = cache.balance(0, pid)
             if again_s > 0 and fatal_signal_pending(pid):

@@ -113,6 +113,7 @@ class PowerCutter:
     def cut(self, survive: str = "none") -> None:
         """Cut the power; ValueError for a word that is no choice."""
         choice = Choice(survive)
+        begin_s = self.fs.cache.clock()
         with self.gate.shut(self._die):
             self.io.dead, self.io.cutting = False, True
             try:
@@ -129,6 +130,7 @@ class PowerCutter:
         finally:
             self.discarding = False
         self.nr_cuts += 1
+        self.fs.cache.events.add("power_cut", begin_s, self.fs.cache.clock(), survive=choice.word)
         log.info("power cut number %d, surviving: %s", self.nr_cuts, choice.word)
 
     def _die(self) -> None:

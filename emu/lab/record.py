@@ -1,6 +1,7 @@
 """Recording a mount: samples as a time series in a run directory, as long as a command runs.
 
 samples.csv gets a line a sample, flushed at once: what a killed recording had is there, and any tool reads it.
+Every second come a look at the mount's activity and its events (mount_events.jsonl).
 (Parquet and Arrow files need a footer or a stream's end: of a killed recording nothing could be read.) With the real
 kernel's tracepoints, kernel.trace grows beside it, on the same clock.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from emu.lab.activity import ACTIVITY, look_as_line
 from emu.lab.errors import LabError, Terminated
+from emu.lab.mount_events import MOUNT_EVENTS, EventCursor
 from emu.lab.observe import FIELDS, Observer, Sample, as_row
 from emu.lab.rundir import RunDirectory, naming
 from emu.lab.tracefs import KernelTrace
@@ -89,6 +91,7 @@ def record(
             tracing.close()
             facts |= _traced(kernel, seconds) if "kernel" not in facts else {}
             share = round(cpu_s / seconds, 5)
+            facts |= {"mount_events": series.cursor.nr_events, "mount_events_lost": series.cursor.nr_lost}
             run.finish(status, samples=series.count, sampler_cpu_share=share, exit_code=code, **facts)
     return code or 0
 
@@ -106,24 +109,29 @@ class _Series:
         # Unbuffered: each line is one write, and there at once.
         self._samples = files.enter_context((directory / SAMPLES).open("wb", buffering=0))
         self._activity = files.enter_context((directory / ACTIVITY).open("wb", buffering=0))
+        self._events = files.enter_context((directory / MOUNT_EVENTS).open("wb", buffering=0))
         self._samples.write(as_line(FIELDS))
+        self.cursor = EventCursor(observer.mountpoint)
         self._look_due_s = 0.0
         self.count = 0
 
     def take(self, *, last: bool) -> None:
         """Look, and write what was seen; _MountGoneError."""
-        activity = b""
+        activity, events = b"", b""
         try:
             sample = self._observer.sample()
             if last or sample.time_s >= self._look_due_s:
                 self._look_due_s = sample.time_s + LOOK_EVERY_S
                 activity = look_as_line(self._observer.mountpoint)
+                events = b"".join(line + b"\n" for line in self.cursor.read())
         except OSError as error:
             raise _MountGoneError(f"the mount went away: {error.strerror}") from None
         with naming(self._directory):
             self._samples.write(as_line(as_row(sample)))
             if activity:
                 self._activity.write(activity)
+            if events:
+                self._events.write(events)
         self.count += 1
 
 

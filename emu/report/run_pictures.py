@@ -7,7 +7,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from emu.lab.activity import read_activities
+from emu.lab.mount_events import read_mount_events
 from emu.mm_types.events import EventKind
+from emu.report import event_pictures
 from emu.report.machine_pictures import OF_EVENTS, OF_SERIES, MachineRecord, draw_memory_of_runs
 from emu.report.request_pictures import draw_requests
 from emu.report.runs import Run
@@ -24,6 +26,7 @@ def _pictures_of(run: Run) -> Iterator[tuple[str, Figure]]:
     if run.samples:
         for name, draw in DRAWINGS.items():
             yield name, draw(run.samples)
+        yield from event_pictures.drawings_of(list(read_mount_events(run.path)), run.samples[0].time_s).items()
     activities = list(read_activities(run.path))
     if len(activities) > 1:
         yield "requests", draw_requests(activities)
@@ -38,7 +41,8 @@ def _pictures_of(run: Run) -> Iterator[tuple[str, Figure]]:
         yield "window", draw_window(run.looks)
 
 
-_ORDER = [*DRAWINGS, "requests", *OF_SERIES, *OF_EVENTS, "window"]
+_OF_MOUNTS = ["dirty", "rates", "law", "pauses", *event_pictures.ORDER, "amplification", "requests"]
+_ORDER = [*_OF_MOUNTS, *OF_SERIES, *OF_EVENTS, "window"]
 _OWN_AXES = {"window"}
 
 

@@ -22,7 +22,7 @@ from emu.mm_types.events import EventKind, EventLog
 from emu.report.runs import load_run
 from emu.report.trace.book import read_book, read_events
 from emu.report.trace.from_events import trace_of_events
-from emu.report.trace.from_kernel import KernelEvent, read_kernel_events, trace_of_kernel
+from emu.report.trace.from_kernel import REAL_KERNEL_PID, KernelEvent, read_kernel_events, trace_of_kernel
 from emu.report.trace.ftrace import FORMATS
 from emu.report.trace.model import Lane, Slice, Thread, nested, side_by_side
 from fsbackend.throttle import DirtyParams
@@ -230,7 +230,7 @@ def test_the_kernels_words_become_requests_and_turns(tmp_path: Path) -> None:
     assert [event.name for event in events].count("lost_events") == 1
     assert events[5].comm == "name with - 3"
     trace = trace_of_kernel(events)
-    write, lookup = Lane(0, "requests: WRITE"), Lane(0, "requests: LOOKUP")
+    write, lookup = Lane(REAL_KERNEL_PID, "requests: WRITE"), Lane(REAL_KERNEL_PID, "requests: LOOKUP")
     args = {"from": "dd 77", "bytes": 56, "reply bytes": 24, "errno": 28}
     assert Slice(write, 100_000_001_000, 100_000_251_000, "WRITE", args) in trace.slices  # type: ignore[arg-type]
     assert [one.args["failed"] for one in trace.slices if one.track == lookup] == ["no reply"]

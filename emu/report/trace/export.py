@@ -5,12 +5,14 @@ from pathlib import Path
 
 from emu.lab.errors import LabError
 from emu.lab.lab import EVENTS
+from emu.lab.mount_events import read_mount_events
 from emu.lab.tracefs import KERNEL_TRACE
 from emu.lab.vmstat_series import VMSTAT
 from emu.report.runs import Run
 from emu.report.trace.book import MACHINE_PID, read_book, read_events
 from emu.report.trace.from_events import trace_of_events
 from emu.report.trace.from_kernel import read_kernel_events, trace_of_kernel
+from emu.report.trace.from_mount_events import trace_of_mount_events
 from emu.report.trace.from_samples import trace_of_samples, trace_of_steps, trace_of_vmstat
 from emu.report.trace.ftrace import Line, counter_lines, ftrace_lines, ftrace_text, kernel_lines, slice_lines
 from emu.report.trace.model import Trace
@@ -44,6 +46,7 @@ def trace_of_run(run: Run, base: int = 0) -> Trace:
     if run.samples:
         mountpoint = run.manifest["config"].get("mountpoint", "mount")
         trace.add(trace_of_samples(run.samples, machine, f"mount {mountpoint}"))
+        trace.add(trace_of_mount_events(read_mount_events(run.path), machine))
     if (run.path / KERNEL_TRACE).is_file():
         trace.add(trace_of_kernel(read_kernel_events(run.path / KERNEL_TRACE)))
     if run.label != run.name and machine in trace.processes:
@@ -94,5 +97,6 @@ def _lines_of_run(run: Run, base: int) -> Iterator[Line]:
     yield from slice_lines(trace_of_steps(run.steps, run.series, machine))
     if run.samples:
         yield from counter_lines(trace_of_samples(run.samples, machine, ""))
+        yield from slice_lines(trace_of_mount_events(read_mount_events(run.path), machine))
     if (run.path / KERNEL_TRACE).is_file():
         yield from kernel_lines(run.path / KERNEL_TRACE)

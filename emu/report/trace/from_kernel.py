@@ -16,7 +16,8 @@ _LOST = re.compile(r"CPU:(\d+) \[LOST (\d+) EVENTS\]")
 _FIELD = re.compile(r"([a-z_]+)[=:] ?(\S+?),?(?=\s|$)")
 _REQUEST = re.compile(r"connection (\d+) req (\d+) opcode \d+ \((\w+)\) len (\d+)")
 _REPLY = re.compile(r"connection (\d+) req (\d+) len (\d+) error (-?\d+)")
-_PID = 0
+REAL_KERNEL_PID = (1 << 22) + 1
+"""Above any Linux's; number 0 is the idle process to Perfetto, whose viewer leaves it out here and there."""
 _PROCESS = "real kernel"
 _STATE = {
     "dirty": "nr_dirty",
@@ -60,7 +61,7 @@ class _Converter:
     """Pairs requests with replies and begins with ends."""
 
     def __init__(self) -> None:
-        self.trace = Trace(processes={_PID: _PROCESS})
+        self.trace = Trace(processes={REAL_KERNEL_PID: _PROCESS})
         self._requests: dict[tuple[str, str], tuple[int, str, Args]] = {}
         self._turns: dict[int, tuple[int, str]] = {}
         self._handlers: dict[str, Callable[[KernelEvent], None]] = {
@@ -85,7 +86,7 @@ class _Converter:
 
     @staticmethod
     def _lane(name: str) -> Lane:
-        return Lane(_PID, f"requests: {name}")
+        return Lane(REAL_KERNEL_PID, f"requests: {name}")
 
     @staticmethod
     def _thread(event: KernelEvent) -> Thread:
@@ -143,7 +144,7 @@ class _Converter:
                 self._point(event, f"{bdi} {field}", "KB/s", _whole(fields[field]))
 
     def _point(self, event: KernelEvent, name: str, unit: str, value: int) -> None:
-        self.trace.points.append(Point(Counter(_PID, name, unit), event.at_ns, value))
+        self.trace.points.append(Point(Counter(REAL_KERNEL_PID, name, unit), event.at_ns, value))
 
 
 def _whole(text: str | None) -> int:
