@@ -3,23 +3,25 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 
 from emu.cli.record_memory import NO_MOUNT, RecordCommand, record_trace, why_not_runnable
 from emu.lab.activity import Activity, look
 from emu.lab.errors import LabError
 from emu.lab.kernel_view import KernelView
-from emu.lab.observe import Observer, Sample
+from emu.lab.mount_events import EventCursor, paused_writers
+from emu.lab.observe import Observer, Sample, why_gone
 from emu.lab.record import record as record_run
 from emu.lab.rundir import RunDirectory
 from emu.lab.tracefs import KERNEL_TRACE, KernelTrace
-from emu.report.live import MountView, mount_panel
+from emu.report.live import Gone, MountView, panel, show
 
 _PANEL = "Observation"
 _FIRST_LOOK_S = 0.2
@@ -49,7 +51,8 @@ def watch(
     """Watch mounts, live: dirty pages and limits, rates, throttled writers, requests with their latencies, disks.
 
     Beside the mount's own word stands the real kernel's: its statistics of the mount, and the system's dirty memory.
-    Opens no file on the mounts but their own statistics, so it does not disturb what it shows. Ctrl-C ends it.
+    Opens no file on the mounts but their own statistics, so it does not disturb what it shows. Ctrl-C ends it; a mount
+    that goes away is told, and ends it when it was the last.
     """
     check_seconds("--interval", interval)
     found = [Observer(path) for path in mountpoints]
@@ -66,20 +69,23 @@ class _Watched:
 
     observer: Observer
     kernel: KernelView
+    cursor: EventCursor
     sample: Sample
     activity: Activity
 
     @classmethod
     def begin(cls, observer: Observer) -> Self:
         """Look for the first time."""
-        return cls(observer, KernelView(observer.device), observer.sample(), look(observer.mountpoint))
+        place = observer.mountpoint
+        return cls(observer, KernelView(observer.device), EventCursor(place), observer.sample(), look(place))
 
     def again(self) -> MountView:
         """Look again; LabError if the mount is gone."""
         try:
             sample, activity = self.observer.sample(), look(self.observer.mountpoint)
+            paused = paused_writers(self.cursor.read())
         except OSError as error:
-            raise LabError(f"{self.observer.mountpoint} went away: {error.strerror}") from None
+            raise LabError(f"{self.observer.mountpoint} went away: {why_gone(error)}") from None
         view = MountView(
             self.observer.mountpoint,
             self.observer.store,
@@ -88,6 +94,7 @@ class _Watched:
             sample,
             activity,
             activity.requests_since(self.activity),
+            tuple(paused),
             self.kernel.read(),
             self.kernel.unreadable,
         )
@@ -95,25 +102,62 @@ class _Watched:
         return view
 
 
+class _Watcher:
+    """Looks at several mounts again and again; one that goes away is told once, and the others go on."""
+
+    def __init__(self, observers: list[Observer], warn: Callable[[str], None]) -> None:
+        self._watched = [_Watched.begin(observer) for observer in observers]
+        self._warn = warn
+        self._gone: list[Gone] = []
+
+    def look(self) -> list[MountView | Gone]:
+        """Return what there is to show; LabError when the last mount is gone."""
+        views: list[MountView | Gone] = []
+        for one in list(self._watched):
+            try:
+                views.append(one.again())
+            except LabError as error:
+                self._watched.remove(one)
+                if not self._watched:
+                    raise
+                self._warn(str(error))
+                self._gone.append(Gone(one.observer.mountpoint, str(error).rpartition(": ")[2]))
+        return [*views, *self._gone]
+
+
 def _watch(observers: list[Observer], interval: float, *, once: bool, as_json: bool) -> None:
-    watched = [_Watched.begin(observer) for observer in observers]
-    time.sleep(_FIRST_LOOK_S if once else min(interval, _FIRST_LOOK_S))
     console = Console(highlight=False)
-    if once or as_json or not console.is_terminal:
-        while True:
-            views = [one.again() for one in watched]
-            if as_json:
-                for view in views:
-                    typer.echo(json.dumps(view.as_json()))
-            else:
-                console.print(Group(*(mount_panel(view) for view in views)))
-            if once:
-                return
-            time.sleep(interval)
-    with Live(console=console, auto_refresh=False, screen=False) as live:
-        while True:
-            live.update(Group(*(mount_panel(one.again()) for one in watched)), refresh=True)
-            time.sleep(interval)
+    live = console.is_terminal and not once and not as_json
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    watcher = _Watcher(observers, (lambda _line: None) if live else lambda line: errors.print(f"fremap: {line}"))
+    time.sleep(_FIRST_LOOK_S if once else min(interval, _FIRST_LOOK_S))
+    if live:
+        _watch_live(watcher, console, interval)
+        return
+    while True:
+        views = watcher.look()
+        for view in views:
+            if as_json and isinstance(view, MountView):
+                typer.echo(json.dumps(view.as_json()))
+            elif not as_json:
+                console.print(panel(view, console.width))
+        if once:
+            return
+        time.sleep(interval)
+
+
+def _watch_live(watcher: _Watcher, console: Console, interval: float) -> None:
+    """Redraw in the terminal's other screen, which may be resized; what was seen last stays when it is over."""
+    last: list[MountView | Gone] = []
+    try:
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            while True:
+                last = watcher.look()
+                live.update(show(last, console), refresh=True)
+                time.sleep(interval)
+    finally:
+        for view in last:
+            console.print(panel(view, console.width))
 
 
 def record(

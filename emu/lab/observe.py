@@ -7,6 +7,7 @@ mount writes its dirty pages back.
 Amounts are in bytes, rates in bytes a second, times in seconds; counters only grow from mount time on.
 """
 
+import errno
 import os
 import time
 from dataclasses import asdict, dataclass, fields
@@ -69,6 +70,14 @@ class Sample:
         A field that an older fremap did not record is 0.
         """
         return cls(**{field.name: _number(values.get(field.name, 0)) for field in fields(cls)})
+
+
+def why_gone(error: OSError) -> str:
+    """Return in words why a mount does not answer any more."""
+    if error.errno == errno.ENOENT:
+        return "unmounted"
+    dead = {errno.ENOTCONN, errno.ECONNABORTED}
+    return "its daemon died" if error.errno in dead else error.strerror or str(error)
 
 
 FIELDS = [field.name for field in fields(Sample)]

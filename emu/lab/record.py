@@ -18,7 +18,7 @@ from pathlib import Path
 from emu.lab.activity import ACTIVITY, look_as_line
 from emu.lab.errors import LabError, Terminated
 from emu.lab.mount_events import MOUNT_EVENTS, EventCursor
-from emu.lab.observe import FIELDS, Observer, Sample, as_row
+from emu.lab.observe import FIELDS, Observer, Sample, as_row, why_gone
 from emu.lab.rundir import RunDirectory, naming
 from emu.lab.tracefs import KernelTrace
 
@@ -125,7 +125,7 @@ class _Series:
                 activity = look_as_line(self._observer.mountpoint)
                 events = b"".join(line + b"\n" for line in self.cursor.read())
         except OSError as error:
-            raise _MountGoneError(f"the mount went away: {error.strerror}") from None
+            raise _MountGoneError(f"the mount went away: {why_gone(error)}") from None
         with naming(self._directory):
             self._samples.write(as_line(as_row(sample)))
             if activity:

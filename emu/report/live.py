@@ -1,20 +1,29 @@
-"""One mount as a panel on the terminal: bars against the limits, rates, pauses, requests, the disk, the kernel."""
+"""Mounts as panels on the terminal: bars against the limits, rates, pauses, requests, the disk, the kernel.
 
+Where the terminal is too small for all panels they are brief: nine lines each.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from emu.lab.activity import Activity
+from emu.lab.mount_events import Paused
 from emu.lab.observe import Rates, Sample, as_record
 from emu.units import format_size
 
 _BAR_CELLS = 40
 _MOST_ROWS = 8
+_MOST_WRITERS = 4
+_BRIEF_REQUESTS = 2
+_WIDE_ENOUGH_FOR_90 = 72
+"""Columns of a terminal below which the 90 % of requests give way to the others."""
 
 
 def gauge(dirty: int, writeback: int, background: float, setpoint: float, limit: int) -> Text:
@@ -42,6 +51,7 @@ class MountView:
     after: Sample
     activity: Activity
     requests: dict[str, dict[str, float]]
+    paused: tuple[Paused, ...]
     kernel_bdi: dict[str, int]
     kernel_unreadable: str
 
@@ -62,31 +72,52 @@ class MountView:
             "requests": self.requests,
             "flusher_file": self.activity.flusher_file,
             "throttled": [asdict(one) for one in self.activity.throttled],
+            "paused_writers": [asdict(one) for one in self.paused],
             "kernel_bdi": self.kernel_bdi,
             "kernel_bdi_unreadable": self.kernel_unreadable,
         }
 
 
-def mount_panel(view: MountView) -> Panel:
-    """Return what there is to see of one mount."""
+def show(views: Sequence["MountView | Gone"], console: Console) -> RenderableType:
+    """Return the panels of all mounts, brief ones if the terminal has not the lines for whole ones."""
+    whole = Group(*(panel(view, console.width) for view in views))
+    if len(console.render_lines(whole, pad=False)) <= console.height:
+        return whole
+    return Group(*(panel(view, console.width, brief=True) for view in views))
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A mount that went away while others are watched."""
+
+    mountpoint: str
+    why: str
+
+
+def panel(view: "MountView | Gone", width: int, *, brief: bool = False) -> Panel:
+    """Return one mount's panel."""
+    if isinstance(view, Gone):
+        return Panel(Text(f"went away: {view.why}", "bold red"), title=view.mountpoint, title_align="left")
+    return brief_panel(view) if brief else mount_panel(view, width)
+
+
+def mount_panel(view: MountView, width: int = 100) -> Panel:
+    """Return what there is to see of one mount, on a terminal so wide."""
     after, rates = view.after, view.rates
-    own_background = after.background * after.own_limit / after.limit if after.limit else 0.0
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    table.add_row("dirty", gauge(after.dirty, after.writeback, own_background, after.setpoint, after.own_limit))
+    table = _grid()
+    table.add_row("dirty", _gauge_of(after))
     table.add_row("", f"{format_size(after.dirty)} dirty, {format_size(after.writeback)} under writeback")
     table.add_row(
         "limits",
-        f"background (b) {format_size(own_background)}, setpoint (s) {format_size(after.setpoint)}, "
+        f"background (b) {format_size(_own_background(after))}, setpoint (s) {format_size(after.setpoint)}, "
         f"limit {format_size(after.own_limit)}",
     )
     table.add_row("rates", f"dirtied {_rate(rates.dirtied)}, written {_rate(rates.written)}")
     table.add_row("law", f"bandwidth {_rate(after.bandwidth)}, writers held to {_rate(after.rate_limit)}")
-    table.add_row("flusher", f"writes {view.activity.flusher_file}" if view.activity.flusher_file else "idle")
+    table.add_row("flusher", _flusher(view))
     table.add_row("pauses", f"{after.pauses:,} so far; writers slept {rates.paused:.0%} of the time")
-    for one in view.activity.throttled[:_MOST_ROWS]:
-        table.add_row("", f"{one.comm} ({one.tid}) is held back, for {one.paused_ms} ms so far")
+    for line in _paused_writers(view):
+        table.add_row("", line)
     if view.disk:
         table.add_row(
             view.disk,
@@ -96,20 +127,92 @@ def mount_panel(view: MountView) -> Panel:
         )
     table.add_row("kernel", _kernel_words(view))
     if after.errors:
-        table.add_row("errors", Text(f"{after.errors:,} writes failed", "bold red"))
-    title = f"{view.mountpoint}  <-  {view.store or 'RAM'}"
-    parts = [table, requests_table(view.requests)] if view.requests else [table]
-    return Panel(Group(*parts), title=title, title_align="left")
+        table.add_row("errors", _errors(after))
+    parts = [table, requests_table(view.requests, width)] if view.requests else [table]
+    return Panel(Group(*parts), title=_title(view), title_align="left")
 
 
-def requests_table(requests: dict[str, dict[str, float]]) -> Table:
+def brief_panel(view: MountView) -> Panel:
+    """Return the same in nine lines, its frame included."""
+    after, rates = view.after, view.rates
+    table = _grid(no_wrap=True)
+    table.add_row("dirty", _gauge_of(after))
+    table.add_row(
+        "",
+        f"{format_size(after.dirty)} dirty, {format_size(after.writeback)} writeback, "
+        f"limit {format_size(after.own_limit)}",
+    )
+    table.add_row("rates", f"dirtied {_rate(rates.dirtied)}, written {_rate(rates.written)}; flusher {_flusher(view)}")
+    writers = [f"{one.comm} ({one.tid})" for one in view.paused]
+    told = f"; {writers[0]}" + (f" and {len(writers) - 1} more" if writers[1:] else "") if writers else ""
+    table.add_row("pauses", f"{after.pauses:,}; writers slept {rates.paused:.0%} of the time{told}")
+    if view.disk:
+        words = f"write {_rate(rates.disk_written)}, read {_rate(rates.disk_read)}"
+        table.add_row(view.disk, f"{words}, busy {rates.disk_busy:.0%}, queue {rates.disk_queue:.1f}")
+    own = view.kernel_bdi.get("BdiReclaimable")
+    of_mount = "" if own is None else f"; of this mount {format_size(own)}"
+    table.add_row("kernel", f"{format_size(after.kernel_dirty)} dirty in all{of_mount}")
+    if after.errors:
+        table.add_row("errors", _errors(after))
+    else:
+        kinds = list(view.requests.items())[:_BRIEF_REQUESTS]
+        requests = [f"{kind} {one['per_s']:,.0f}/s, 99 % in {_duration(one['p99_us'])}" for kind, one in kinds]
+        table.add_row("requests", "; ".join(requests) or "none")
+    return Panel(table, title=_title(view), title_align="left")
+
+
+def _grid(*, no_wrap: bool = False) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True, min_width=8)
+    table.add_column(no_wrap=no_wrap)
+    return table
+
+
+def _title(view: MountView) -> str:
+    return f"{view.mountpoint}  <-  {view.store or 'RAM'}"
+
+
+def _own_background(after: Sample) -> float:
+    return after.background * after.own_limit / after.limit if after.limit else 0.0
+
+
+def _gauge_of(after: Sample) -> Text:
+    return gauge(after.dirty, after.writeback, _own_background(after), after.setpoint, after.own_limit)
+
+
+def _flusher(view: MountView) -> str:
+    return f"writes {view.activity.flusher_file}" if view.activity.flusher_file else "idle"
+
+
+def _errors(after: Sample) -> Text:
+    return Text(f"{after.errors:,} writes failed", "bold red")
+
+
+def _paused_writers(view: MountView) -> Iterator[str]:
+    """Yield a line for each writer that was throttled since the last look, and for those that are so still."""
+    held = {one.tid: one for one in view.activity.throttled}
+    for one in view.paused[:_MOST_WRITERS]:
+        now = held.pop(one.tid, None)
+        still = f", held back now for {now.paused_ms} ms" if now else ""
+        times = "once" if one.pauses == 1 else f"{one.pauses:,} times"
+        yield f"{one.comm} ({one.tid}) slept {times}, {_duration(one.paused_ms * 1000)} in all{still}"
+    for left in list(held.values())[: _MOST_WRITERS - len(view.paused[:_MOST_WRITERS])]:
+        yield f"{left.comm} ({left.tid}) is held back, for {left.paused_ms} ms so far"
+    if view.paused[_MOST_WRITERS:]:
+        yield f"and {len(view.paused) - _MOST_WRITERS:,} other writers"
+
+
+def requests_table(requests: dict[str, dict[str, float]], width: int = 100) -> Table:
     """Return requests by kind with their latencies; the watcher's own looks are control."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("requests", no_wrap=True)
-    for heading in ("a second", "median", "90 %", "99 %", "slowest"):
+    shown = {"median": "p50_us", "90 %": "p90_us", "99 %": "p99_us", "slowest": "max_us"}
+    if width < _WIDE_ENOUGH_FOR_90:
+        del shown["90 %"]
+    for heading in ("a second", *shown):
         table.add_column(heading, justify="right", no_wrap=True)
     for kind, figures in list(requests.items())[:_MOST_ROWS]:
-        times = [_duration(figures[name]) for name in ("p50_us", "p90_us", "p99_us", "max_us")]
+        times = [_duration(figures[name]) for name in shown.values()]
         table.add_row(kind, f"{figures['per_s']:,.0f}", *times)
     return table
 

@@ -51,8 +51,21 @@ WATCH = required(
     mountpoint=TEXT, store=TEXT, disk=TEXT, time_s=RATE, dirty=AMOUNT, writeback=AMOUNT, own_limit=AMOUNT,
     limit=AMOUNT, background=AMOUNT, dirtied=AMOUNT, written=AMOUNT, bandwidth=AMOUNT, rate_limit=AMOUNT,
     pauses=AMOUNT, paused_s=RATE, errors=AMOUNT, disk_read=AMOUNT, disk_written=AMOUNT, disk_busy_s=RATE,
+    disk_reads=AMOUNT, disk_writes=AMOUNT, disk_queue_s=RATE, disk_in_flight=AMOUNT,
     kernel_dirty=AMOUNT, kernel_writeback=AMOUNT, setpoint=RATE,
-    rates=required(dirtied=RATE, written=RATE, disk_read=RATE, disk_written=RATE, disk_busy=RATE, paused=RATE),
+    rates=required(
+        dirtied=RATE, written=RATE, disk_read=RATE, disk_written=RATE, disk_busy=RATE, disk_reads=RATE,
+        disk_writes=RATE, disk_queue=RATE, paused=RATE,
+    ),
+    requests={
+        "type": "object",
+        "additionalProperties": required(
+            count=AMOUNT, per_s=RATE, mean_us=RATE, p50_us=RATE, p90_us=RATE, p99_us=RATE, max_us=RATE
+        ),
+    },
+    flusher_file=TEXT, kernel_bdi={"type": "object", "additionalProperties": AMOUNT}, kernel_bdi_unreadable=TEXT,
+    throttled={"type": "array", "items": required(tid=AMOUNT, comm=TEXT, paused_ms=AMOUNT)},
+    paused_writers={"type": "array", "items": required(tid=AMOUNT, comm=TEXT, pauses=AMOUNT, paused_ms=RATE)},
 )  # fmt: skip
 
 LATE_STORE = required(
@@ -102,6 +115,7 @@ def test_status_and_watch(capsys: pytest.CaptureFixture[str]) -> None:
     valid(status, STATUS)
     valid(watched, WATCH)
     assert status[0]["dirty"] == watched["dirty"] == 25 * 4096
+    assert watched["requests"]["control"]["count"] > 0
 
 
 def test_a_schema_finds_what_is_missing_or_of_another_type() -> None:

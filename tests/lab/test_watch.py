@@ -15,8 +15,9 @@ from emu.cli import frame
 from emu.lab import kernel_view as kernel_view_room
 from emu.lab.activity import Activity, Histogram, look, read_activities
 from emu.lab.kernel_view import KernelView
+from emu.lab.mount_events import Paused
 from emu.lab.observe import FIELDS, Observer, Sample
-from emu.report.live import MountView, mount_panel
+from emu.report.live import Gone, MountView, mount_panel, show
 from emu.report.request_pictures import draw_requests
 from emu.report.runs import load_run, totals
 from fsbackend.mount import TemporaryMount, temporary_mount
@@ -90,17 +91,18 @@ def test_latencies_of_a_span_are_those_between_two_looks() -> None:
 
 PANEL = """\
 ╭─ /mnt  <-  /store ───────────────────────────────────────────────────────────────────────────────╮
-│ dirty                        b              s                                                    │
-│          32.0 MiB dirty, 8.0 MiB under writeback                                                 │
-│ limits   background (b) 32.0 MiB, setpoint (s) 56.0 MiB, limit 64.0 MiB                          │
-│ rates    dirtied 20.0 MiB/s, written 10.0 MiB/s                                                  │
-│ law      bandwidth 100.0 MiB/s, writers held to 50.0 MiB/s                                       │
-│ flusher  writes db/wal                                                                           │
-│ pauses   7 so far; writers slept 25% of the time                                                 │
-│          dd (77) is held back, for 120 ms so far                                                 │
-│ sda      write 5.0 MiB/s in 40 IO/s, read 0 B/s in 0 IO/s, busy 50%, queue 1.5, 3 in flight      │
-│ kernel   1.0 MiB dirty, 0 B under writeback in all; its word on this mount cannot be read        │
-│          (debugfs: Permission denied)                                                            │
+│ dirty                         b              s                                                   │
+│           32.0 MiB dirty, 8.0 MiB under writeback                                                │
+│ limits    background (b) 32.0 MiB, setpoint (s) 56.0 MiB, limit 64.0 MiB                         │
+│ rates     dirtied 20.0 MiB/s, written 10.0 MiB/s                                                 │
+│ law       bandwidth 100.0 MiB/s, writers held to 50.0 MiB/s                                      │
+│ flusher   writes db/wal                                                                          │
+│ pauses    7 so far; writers slept 25% of the time                                                │
+│           dd (77) slept 9 times, 212.0 ms in all, held back now for 120 ms                       │
+│           cp (78) slept once, 12.5 ms in all                                                     │
+│ sda       write 5.0 MiB/s in 40 IO/s, read 0 B/s in 0 IO/s, busy 50%, queue 1.5, 3 in flight     │
+│ kernel    1.0 MiB dirty, 0 B under writeback in all; its word on this mount cannot be read       │
+│           (debugfs: Permission denied)                                                           │
 │                                                                                                  │
 │  requests   a second   median     90 %     99 %   slowest                                        │
 │  ────────────────────────────────────────────────────────                                        │
@@ -122,9 +124,10 @@ def test_the_panel() -> None:
     [held] = activity.throttled
     assert held.comm == "?"
     named = Activity(2.0, "db/wal", (type(held)(77, "dd", 120),), {}, told)
+    paused = (Paused(77, "dd", 9, 212.0), Paused(78, "cp", 1, 12.5))
     figures = {"count": 80.0, "per_s": 80.0, "p50_us": 80.2, "p90_us": 1234.0, "p99_us": 1999.0, "max_us": 3.1e6}
     view = MountView(
-        "/mnt", "/store", "sda", before, after, named, {"write": figures}, {}, "debugfs: Permission denied"
+        "/mnt", "/store", "sda", before, after, named, {"write": figures}, paused, {}, "debugfs: Permission denied"
     )
     shown = io.StringIO()
     Console(width=100, file=shown).print(mount_panel(view))
@@ -216,3 +219,72 @@ def test_the_picture_of_requests_ends_at_the_slowest() -> None:
     assert list(lines) == ["write", "fsync"]
     assert lines["write"] == [[16.384, 0.0], [32.768, 75.0], [524.288, 75.0], [1048.576, 100.0]]
     assert [text.get_text() for text in draw_requests([before, before]).axes[0].texts] == ["nobody asked for anything"]
+
+
+def a_view(mountpoint: str, **more: float) -> MountView:
+    """Return a view of a mount on which two writers were throttled."""
+    before = sample(time_s=1.0)
+    after = sample(time_s=2.0, dirty=MIB, own_limit=64 * MIB, limit=64 * MIB, background=32 * MIB, pauses=7, **more)
+    activity = Activity.read({"flusher_file": "db/wal", "throttled": [], "latency": {}}, 2.0)
+    figures = {"count": 8.0, "per_s": 8.0, "p50_us": 80.2, "p90_us": 1234.0, "p99_us": 1999.0, "max_us": 3.1e6}
+    requests = dict.fromkeys(("write", "fsync", "read", "control"), figures)
+    paused = (Paused(77, "dd", 9, 212.0), Paused(78, "cp", 1, 12.5))
+    kernel_bdi = {"BdiReclaimable": MIB, "BdiWriteback": 0, "BdiDirtyThresh": 64 * MIB}
+    return MountView(mountpoint, "/store", "sda", before, after, activity, requests, paused, kernel_bdi, "")
+
+
+def lines_of(views: list[MountView | Gone], width: int, height: int) -> list[str]:
+    console = Console(width=width, height=height, file=io.StringIO())
+    return ["".join(part.text for part in line) for line in console.render_lines(show(views, console))]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_two_mounts_fit_a_small_terminal_each_with_all_there_is(width: int) -> None:
+    shown = lines_of([a_view("/a"), a_view("/b")], width, 24)
+    assert len(shown) == 18
+    assert all(len(line) <= width for line in shown)
+    text = "\n".join(shown)
+    for word in ("/a", "/b", "1.0 MiB dirty", "limit 64.0 MiB", "dirtied", "dd (77)"):
+        assert word in text
+    for label in ("dirty", "rates", "pauses", "sda", "kernel", "requests"):
+        assert sum(line.startswith(f"│ {label} ") for line in shown) == 2, "labels are never cut"
+    assert "4 writes failed" in "\n".join(lines_of([a_view("/a", errors=4)] * 2, width, 24))
+
+
+def test_in_a_large_terminal_whole_panels_are_shown_and_one_that_went_away() -> None:
+    shown = "\n".join(lines_of([a_view("/a"), Gone("/b", "unmounted")], 100, 40))
+    assert "setpoint (s)" in shown
+    assert "slept 9 times" in shown
+    assert "went away: unmounted" in shown
+
+
+def test_in_a_narrow_terminal_latencies_keep_their_units() -> None:
+    shown = "\n".join(lines_of([a_view("/a")], 60, 40))
+    [line] = [line for line in shown.splitlines() if line.startswith("│  write")]
+    assert line.split()[2:9] == ["8", "80", "us", "2.0", "ms", "3.1", "s"]
+    assert "90 %" not in shown
+
+
+@pytest.mark.fuse
+def test_the_others_are_watched_on_when_one_goes_away(capsys: pytest.CaptureFixture[str]) -> None:
+    with temporary_mount("disk") as stays, temporary_mount("disk") as goes:
+        os.kill(goes.pid, 9)
+        stay, gone = str(stays.path), str(goes.path)
+        # Both must be there when it begins: a mount that is dead already is refused.
+        assert frame.run(["watch", stay, gone, "--once"]) == 1
+        assert "has lost its daemon" in capsys.readouterr().err
+    with temporary_mount("disk") as stays, temporary_mount("disk") as goes:
+        killer = threading.Timer(0.6, os.kill, (goes.pid, 9))
+        last = threading.Timer(1.8, os.kill, (stays.pid, 9))
+        killer.start()
+        last.start()
+        assert frame.run(["watch", str(stays.path), str(goes.path), "--json", "--interval", "0.05"]) == 1
+        killer.join()
+        last.join()
+        out, err = capsys.readouterr()
+    seen = [json.loads(line)["mountpoint"] for line in out.splitlines()]
+    assert seen.count(str(stays.path)) > seen.count(str(goes.path)) > 0
+    assert err.splitlines() == [
+        f"fremap: {goes.path} went away: its daemon died",
+        f"fremap: {stays.path} went away: its daemon died",
+    ]
