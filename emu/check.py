@@ -11,26 +11,24 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from emu.check_anon import Violations, check_anon_vmas, check_committed, check_private, check_swap, equal
+from emu.check_cpus import check_page_walk_caches, check_tlbs
+from emu.check_lists import check_evictable, check_free_frames, check_lru, check_order
 from emu.errors import KernelBug
-from emu.hw.tlb_dump import tlb_entries
 from emu.machine import Machine
+from emu.mm.filemap import max_pgoff
 from emu.mm.kernel import Kernel
+from emu.mm.vma_prot import vma_wants_writenotify
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import (
-    ACTIVE,
-    INACTIVE,
     PG_ANON,
     PG_DIRTY,
     PG_LOCKED,
-    PG_LRU,
     PG_MLOCKED,
     PG_PGTABLE,
-    PG_SWAPBACKED,
     PG_WRITEBACK,
-    UNEVICTABLE,
 )
 from emu.mm_types.page_tree import TAG_DIRTY, TAG_WRITEBACK
-from emu.mm_types.vma import VM_LOCKED, VM_NONLINEAR, VM_SHARED, VmArea
+from emu.mm_types.vma import VM_EXEC, VM_LOCKED, VM_NONLINEAR, VM_READ, VM_SHARED, VM_WRITE, VmArea
 
 
 def check(machine: Machine) -> None:
@@ -63,17 +61,35 @@ def _check_vmas(k: Kernel) -> Violations:
             total += vma.nr_pages
             locked += vma.nr_pages if vma.flags & VM_LOCKED else 0
             nonlinear = bool(vma.flags & VM_NONLINEAR)
-            if vma.mapping is not None:
-                if (id(vma) in filed) == nonlinear or (id(vma) in filed_nonlinear) != nonlinear:
-                    yield f"{mm!r}: {vma!r} is not filed under {vma.mapping!r} as it should be"
-                if k.rmap.watches(vma) != (vma.pte_changed is not None):
-                    yield f"{mm!r}: {vma!r} has the wrong reverse-map hook"
+            as_filed = id(vma) in filed, id(vma) in filed_nonlinear
+            if vma.mapping is not None and as_filed != (not nonlinear, nonlinear):
+                yield f"{mm!r}: {vma!r} is not filed under {vma.mapping!r} as it should be"
+            yield from _check_bindings(k, vma)
         yield from equal(f"{mm!r} total_vm", mm.total_vm, total)
         yield from equal(f"{mm!r} locked_vm", mm.locked_vm, locked)
-        if mm.mmap_sem.readers or mm.mmap_sem.writer:
-            yield f"{mm!r}: mmap_sem is held"
+        yield from equal(f"{mm!r} nr_nonlinear", mm.nr_nonlinear, sum(v.nr_pages for v in mm.vmas if v.nonlinear))
     if (filed | filed_nonlinear) - known:
         yield "a file lists a VMA that no mm has"
+
+
+def _check_bindings(k: Kernel, vma: VmArea) -> Violations:
+    """Compare what a VMA was told when its flags changed last with what they say now."""
+    if vma.mapping is not None and k.rmap.watches(vma) != (vma.pte_changed is not None):
+        yield f"{vma.mm!r}: {vma!r} has the wrong reverse-map hook"
+    if vma.wants_writenotify != vma_wants_writenotify(vma):
+        yield f"{vma.mm!r}: {vma!r} has wants_writenotify {vma.wants_writenotify}"
+
+
+def _check_locks(k: Kernel) -> Violations:
+    """Nobody holds a lock while nobody runs."""
+    for mm in k.mms.values():
+        if mm.mmap_sem.readers or mm.mmap_sem.writer:
+            yield f"{mm!r}: mmap_sem is held"
+    for mapping in k.mappings.values():
+        if mapping.i_mmap_lock.readers or mapping.i_mmap_lock.writer:
+            yield f"{mapping!r}: i_mmap_lock is held"
+    for pfn in np.flatnonzero(k.mem_map.flags_array & PG_LOCKED).tolist():
+        yield f"still locked: {k.mem_map.describe(pfn)}"
 
 
 def _check_page_tables(k: Kernel) -> Violations:
@@ -96,11 +112,34 @@ def _check_page_tables(k: Kernel) -> Violations:
                 # A large page stands in the place of the leaf table, which is put aside: both start at one frame.
                 real = mm.pt.get(vaddr) and k.fmt.pte_pfn(mm.pt.get(vaddr)) if key in mm.pt.huge else leaf_pfn
                 yield from equal(f"{mm!r} leaf table, or large page, for {vaddr:#x}", real, pfn)
+        yield from (f"{mm!r}: {line}" for line in mm.pt.miscounted())
         for pfn in mm.pt.table_pfns():
             if not k.mem_map.flags[pfn] & PG_PGTABLE:
                 yield f"{mm!r}: table frame is not marked: {k.mem_map.describe(pfn)}"
     tables = sum(len(mm.pt.table_pfns()) for mm in k.mms.values())
     yield from equal("nr_page_table_pages", k.vmstat.nr_page_table_pages, tables)
+
+
+def _check_rights(k: Kernel, vma: VmArea, vaddr: int, pte: int) -> Violations:
+    """Compare a PTE with its VMA: it allows no more; with no right at all it is PROT_NONE, and only then."""
+    fmt, where = k.fmt, f"{vma.mm!r} {vaddr:#x} PTE {pte:#x}"
+    if fmt.pte_protnone(pte) != (not vma.flags & (VM_READ | VM_WRITE | VM_EXEC)):
+        yield f"{where} is or is not PROT_NONE, unlike {vma!r}"
+    elif fmt.pte_write(pte) and not vma.flags & VM_WRITE:
+        yield f"{where} may be written, {vma!r} may not"
+    elif fmt.exec_rule.mask and not fmt.pte_protnone(pte) and fmt.pte_exec(pte) != bool(vma.flags & VM_EXEC):
+        yield f"{where} may or may not be executed, unlike {vma!r}"
+
+
+def _check_clean(k: Kernel, vma: VmArea, pte: int, where: str) -> Violations:
+    """Compare the PTE of a file page with PG_dirty: no store must pass unseen, nor any private one reach the file."""
+    fmt, pfn = k.fmt, k.fmt.pte_pfn(pte)
+    if fmt.pte_write(pte) and not vma.flags & VM_SHARED:
+        yield f"{where} of a private mapping may write to a page of its file: {k.mem_map.describe(pfn)}"
+    lost = k.rmap.name == "none" and vma.flags & VM_NONLINEAR
+    tracked = vma.mapping is not None and vma.mapping.account_dirty and vma.flags & VM_SHARED and not lost
+    if tracked and not k.mem_map.flags[pfn] & PG_DIRTY and (fmt.pte_write(pte) or fmt.pte_dirty(pte)):
+        yield f"{where} is writable or dirty, its page is clean: {k.mem_map.describe(pfn)}"
 
 
 def _check_ptes(k: Kernel) -> Violations:
@@ -112,6 +151,7 @@ def _check_ptes(k: Kernel) -> Violations:
             for vaddr, pte in _present_ptes(k, mm, vma):
                 pfn = fmt.pte_pfn(pte)
                 flags = k.mem_map.flags[pfn]
+                yield from _check_rights(k, vma, vaddr, pte)
                 rss[bool(flags & PG_ANON)] += 1
                 where = f"{mm!r} {vaddr:#x} PTE {pte:#x}"
                 if flags & PG_ANON or pfn == k.zero_pfn:
@@ -122,10 +162,7 @@ def _check_ptes(k: Kernel) -> Violations:
                     continue
                 if not vma.flags & VM_NONLINEAR and k.mem_map.index[pfn] != vma.linear_pgoff(vaddr):
                     yield f"{where} of a linear VMA maps {k.mem_map.describe(pfn)}"
-                lost = k.rmap.name == "none" and vma.flags & VM_NONLINEAR
-                tracked = vma.mapping.account_dirty and vma.flags & VM_SHARED and not lost
-                if tracked and not flags & PG_DIRTY and (fmt.pte_write(pte) or fmt.pte_dirty(pte)):
-                    yield f"{where} is writable or dirty, its page is clean: {k.mem_map.describe(pfn)}"
+                yield from _check_clean(k, vma, pte, where)
             if not vma.flags & VM_NONLINEAR:
                 vaddrs, ptes = mm.pt.entries(vma.start, vma.end)
                 strays = sum(not fmt.pte_present(pte) and fmt.pte_file(pte) for pte in ptes.tolist())
@@ -172,12 +209,14 @@ def _check_counts(k: Kernel) -> Violations:
 def _check_page_cache(k: Kernel) -> Violations:
     """Struct page and the file's tree agree on place, tags and counts; the counters are what they count."""
     dirty = writeback = cached = 0
-    bdi_dirty = Counter[int]()
+    bdi_dirty, bdi_writeback = Counter[int](), Counter[int]()
     for mapping in k.mappings.values():
         tags = Counter[int]()
         for pgoff, pfn in mapping.pages:
             flags, tag = k.mem_map.flags[pfn], mapping.pages.tags(pgoff)
             cached += 1
+            if pgoff >= max_pgoff(k, mapping):
+                yield f"{mapping!r} slot {pgoff} lies beyond its {mapping.i_size} bytes: {k.mem_map.describe(pfn)}"
             if (k.mem_map.mapping[pfn], k.mem_map.index[pfn]) != (mapping.ident, pgoff):
                 yield f"{mapping!r} slot {pgoff} holds {k.mem_map.describe(pfn)}"
             if mapping.writeback and bool(flags & PG_DIRTY) != bool(tag & TAG_DIRTY):
@@ -188,6 +227,7 @@ def _check_page_cache(k: Kernel) -> Violations:
                 dirty += 1
                 bdi_dirty[id(mapping.bdi)] += 1
             writeback += bool(flags & PG_WRITEBACK)
+            bdi_writeback[id(mapping.bdi)] += bool(flags & PG_WRITEBACK and mapping.account_dirty)
             tags.update(one for one in (TAG_DIRTY, TAG_WRITEBACK) if tag & one)
         yield from equal(f"{mapping!r} tagged", mapping.pages.nr_tagged, {t: tags[t] for t in mapping.pages.nr_tagged})
         listed = mapping in k.dirty_mappings
@@ -199,46 +239,13 @@ def _check_page_cache(k: Kernel) -> Violations:
     yield from equal("nr_file_pages", k.vmstat.nr_file_pages, cached)
     for bdi in k.bdis.values():
         yield from equal(f"bdi {bdi.name} nr_dirty", bdi.nr_dirty, bdi_dirty[id(bdi)])
+        yield from equal(f"bdi {bdi.name} nr_writeback", bdi.nr_writeback, bdi_writeback[id(bdi)])
     flags_array = k.mem_map.flags_array
     mapped = k.mem_map.mapcount_array > 0
     anon = (flags_array & PG_ANON) != 0
     yield from equal("nr_mapped", k.vmstat.nr_mapped, int(np.count_nonzero(mapped & ~anon)))
     yield from equal("nr_anon_pages", k.vmstat.nr_anon_pages, int(np.count_nonzero(mapped & anon)))
     yield from equal("nr_mlock", k.vmstat.nr_mlock, int(np.count_nonzero(flags_array & PG_MLOCKED)))
-
-
-def _check_lru(k: Kernel) -> Violations:
-    """Each listed page is on the one list that its flags name; nothing is locked while nobody runs."""
-    listed = 0
-    for which in (ACTIVE, INACTIVE, UNEVICTABLE):
-        pages = k.lru.pages(which)
-        listed += len(pages)
-        yield from equal(f"length of LRU list {which}", k.lru.nr[which], len(pages))
-        nr_file = sum(not k.mem_map.flags[pfn] & (PG_ANON | PG_SWAPBACKED) for pfn in pages)
-        yield from equal(f"file pages on LRU list {which}", k.lru.nr_file[which], nr_file)
-        for pfn in pages:
-            if not k.mem_map.flags[pfn] & PG_LRU or k.lru.which(pfn) != which:
-                yield f"on LRU list {which}: {k.mem_map.describe(pfn)}"
-    yield from equal("pages with PG_lru", int(np.count_nonzero(k.mem_map.flags_array & PG_LRU)), listed)
-    for pfn in np.flatnonzero(k.mem_map.flags_array & PG_LOCKED).tolist():
-        yield f"still locked: {k.mem_map.describe(pfn)}"
-
-
-def _check_tlbs(k: Kernel) -> Violations:
-    """No TLB holds what its page table no longer says: a forgotten flush."""
-    by_asid = {mm.asid: mm for mm in k.mms.values()}
-    for cpu, mmu in enumerate(k.cpus):
-        for entry in tlb_entries(mmu):
-            mm = by_asid.get(entry.asid)
-            if mm is None or entry.asid in k.stale_asids[cpu]:
-                continue
-            pte = mm.pt.get(entry.vaddr)
-            if not k.fmt.pte_hw_present(pte) or k.fmt.pte_pfn(pte) != entry.pfn:
-                yield f"CPU {cpu}: stale {entry} of {mm!r}, PTE {pte:#x}"
-            elif entry.writable and not k.fmt.pte_write(pte):
-                yield f"CPU {cpu}: {entry} of {mm!r} is writable, PTE {pte:#x} is not"
-            elif entry.dirty and not k.fmt.pte_dirty(pte):
-                yield f"CPU {cpu}: {entry} of {mm!r} is dirty, PTE {pte:#x} is not"
 
 
 def _check_rmap(k: Kernel) -> Violations:
@@ -248,6 +255,7 @@ def _check_rmap(k: Kernel) -> Violations:
 
 _CHECKS: tuple[Callable[[Kernel], Violations], ...] = (
     _check_vmas,
+    _check_locks,
     _check_page_tables,
     _check_ptes,
     _check_counts,
@@ -255,7 +263,11 @@ _CHECKS: tuple[Callable[[Kernel], Violations], ...] = (
     check_anon_vmas,
     check_swap,
     check_committed,
-    _check_lru,
-    _check_tlbs,
+    check_order,
+    check_lru,
+    check_evictable,
+    check_free_frames,
+    check_tlbs,
+    check_page_walk_caches,
     _check_rmap,
 )

@@ -1,13 +1,17 @@
 """What check() asserts of anonymous memory: its reverse map, who shares what, and the slots on swap."""
 
+import contextlib
+import mmap
+import os
 from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 
-from emu.hw.swapops import is_swap_pte, pte_to_swp_entry, swp_entry
+from emu.hw.swapops import is_swap_pte, pte_to_swp_entry, swp_entry, swp_offset
 from emu.mm.kernel import Kernel
-from emu.mm_types.page import PG_SWAPCACHE
+from emu.mm.memory import pte_flags, pte_pfns
+from emu.mm_types.page import PG_DIRTY, PG_SWAPCACHE, PG_WRITEBACK
 from emu.mm_types.vma import VM_ACCOUNT, VmArea
 
 Violations = Iterator[str]
@@ -94,9 +98,29 @@ def check_swap(k: Kernel) -> Violations:
     for area in k.swap.areas.values():
         used = sum(1 for entry in kept if k.swap.area_of(entry) is area)
         yield from equal(f"swap area {area.swap_type} inuse_pages", area.inuse_pages, used)
+    yield from _check_slots(k)
     cached = int(np.count_nonzero(k.mem_map.flags_array & PG_SWAPCACHE))
     yield from equal("pages with PG_swapcache", cached, len(k.swap.cache))
     yield from equal("nr_swapcached", k.vmstat.nr_swapcached, len(k.swap.cache))
+
+
+def _check_slots(k: Kernel) -> Violations:
+    """Compare pages of the swap cache with their slots: what nothing calls dirty may be dropped at any time."""
+    dirty: set[int] = set()
+    for mm in k.mms.values():
+        for vma in mm.vmas:
+            if vma.anon_vma is not None:
+                _, ptes = mm.pt.entries(vma.start, vma.end)
+                dirty.update(pte_pfns(k, ptes[pte_flags(k, ptes)[1]]).tolist())
+    slot = mmap.mmap(-1, k.page_size)
+    for entry, pfn in k.swap.cache.items():
+        if k.mem_map.flags[pfn] & (PG_DIRTY | PG_WRITEBACK) or pfn in dirty:
+            continue
+        # A slot that cannot be read says nothing.
+        with contextlib.suppress(OSError):
+            os.preadv(k.swap.area_of(entry).fd, [slot], swp_offset(entry) << k.page_shift)
+            if slot[:] != bytes(k.ram.frame(pfn)):
+                yield f"not what swap entry {entry:#x} holds: {k.mem_map.describe(pfn)}"
 
 
 def check_committed(k: Kernel) -> Violations:

@@ -223,11 +223,15 @@ class Machine:
         swapoff(self.kernel, area)
 
     def drop_caches(self) -> int:
-        """Drop clean, unmapped pages and forget unused files; return how many pages went."""
+        """Drop clean, unmapped pages and forget unused files; return how many pages went.
+
+        A file of which something was written, but not synced, is kept until it is: else sync would pass it over.
+        """
         dropped = 0
         for inode in list(self.kernel.inodes.values()):
             dropped += invalidate_mapping_pages(self.kernel, inode.mapping)
-            if not inode.mapping.is_mapped() and not inode.mapping.pages.nr_pages:
+            mapping = inode.mapping
+            if not mapping.is_mapped() and not mapping.pages.nr_pages and not mapping.nr_unsynced:
                 forget_inode(self.kernel, inode)
         return dropped
 

@@ -95,6 +95,11 @@ class PhysMem:
             start = pfn << self.page_shift
             self._view[start : start + self.page_size] = self._junk
 
+    @property
+    def allocated(self) -> npt.NDArray[np.uint8]:
+        """A copy of which frames are handed out, by pfn: 1 or 0."""
+        return np.array(self._allocated, np.uint8)
+
     def is_allocated(self, pfn: int) -> bool:
         """Tell whether the frame is handed out."""
         return 0 < pfn < self.nr_frames and bool(self._allocated[pfn])

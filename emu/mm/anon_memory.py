@@ -4,7 +4,8 @@ A read of anonymous memory that was never written maps the one zero page, read-o
 file page. The first store copies it, as it copies any page that a private mapping shares.
 
 Source: Linux v2.6.20 mm/memory.c: do_anonymous_page(), do_wp_page(), do_swap_page(); who may write to a page that is
-on swap, too, v2.6.29 mm/swapfile.c: reuse_swap_page().
+on swap, too, v2.6.29 mm/swapfile.c: reuse_swap_page(); that a locked mapping unlocks what it copies, v2.6.28
+do_wp_page().
 """
 
 import os
@@ -14,7 +15,7 @@ from emu.hw.swapops import pte_to_swp_entry
 from emu.mm.anon_vma import anon_vma_prepare
 from emu.mm.kernel import Kernel
 from emu.mm.mapcount import page_add_anon_rmap, page_add_file_rmap, page_add_new_anon_rmap, page_remove_rmap
-from emu.mm.mlock import mlock_vma_page
+from emu.mm.mlock import mlock_vma_page, munlock_page
 from emu.mm.page_alloc import NO_FRAME, alloc_page, lock_page, put_page, unlock_page
 from emu.mm.page_io import swapin_readahead
 from emu.mm.swap_state import lookup_swap_cache, page_swapcount, reuse_swap_page, try_to_free_swap
@@ -73,6 +74,9 @@ def do_wp_private(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
     # to try again for that (pte_same) would never end where kswapd takes the page before the access comes back.
     k.ram.frame(copy)[:] = k.ram.frame(pfn)
     k.vmstat.nr_cow += 1
+    if vma.flags & VM_LOCKED:
+        # Else it would stay mlocked where nobody has locked it: in the page cache, or in a child.
+        munlock_page(k, pfn)
     page_remove_rmap(k, mm, pfn)
     put_page(k, pfn)
     install_anon(k, mm, vma, vaddr, copy, old)

@@ -133,11 +133,14 @@ def alloc_cow_page(k: Kernel, vaddr: int) -> int:
 
 
 def finish_cow_fault(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pfn: int, copy: int, pte: int) -> None:
-    """Map `copy`, filled from a locked file page, and let go of that."""
+    """Map `copy`, filled from a locked file page, and let go of that; unless `pte` is no longer what stands there."""
     k.ram.frame(copy)[:] = k.ram.frame(pfn)
-    k.vmstat.nr_cow += 1
     unlock_page(k, pfn)
     put_page(k, pfn)
+    if k.preempt is not None and mm.pt.get(vaddr) != pte:
+        put_page(k, copy)
+        return
+    k.vmstat.nr_cow += 1
     install_anon(k, mm, vma, vaddr, copy, pte)
 
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from emu.mm.kernel import Kernel
 from emu.mm.memory import copy_page_range, zap_page_range
-from emu.mm.mmap import munlock_vma_pages
 from emu.mm.overcommit import vm_enough_memory
 from emu.mm.page_alloc import alloc_table, free_table
 from emu.mm.trace import name_mm
-from emu.mm.vma_ops import new_vma, remove_vma, vma_link
+from emu.mm.vma_ops import new_vma, remove_vma, require_named, vma_link
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import NoFrameError, PageTable
-from emu.mm_types.vma import VM_ACCOUNT, VM_DONTCOPY, VM_LOCKED, VM_LOCKED_MASK, VM_NONLINEAR, VM_WIPEONFORK
+from emu.mm_types.vma import VM_ACCOUNT, VM_DONTCOPY, VM_LOCKED_MASK, VM_NONLINEAR, VM_WIPEONFORK
 
 if TYPE_CHECKING:
     from emu.mm_types.remapped import RemappedVmas
@@ -41,9 +40,10 @@ def mm_alloc(k: Kernel) -> Mm:
         except MemoryError:
             pt.free_all()
             raise
-    for mmu in k.cpus:
+    for mmu, stale_asids in zip(k.cpus, k.stale_asids, strict=True):
         # The number may have belonged to an mm that is gone.
         mmu.invalidate_asid(mm.asid)
+        stale_asids.discard(mm.asid)
     k.mms[ident] = mm
     k.asids[mm.asid] = mm
     name_mm(k, mm)
@@ -71,6 +71,7 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
         for vma in list(parent.vmas):
             if vma.flags & VM_DONTCOPY:
                 continue
+            require_named(k, vma.flags, vma.nr_pages)
             if vma.flags & VM_ACCOUNT:
                 vm_enough_memory(k, child, vma.nr_pages)
             flags = vma.flags & ~VM_LOCKED_MASK
@@ -106,8 +107,6 @@ def dup_mmap(k: Kernel, parent: Mm) -> Mm:
 def exit_mmap(k: Kernel, mm: Mm) -> None:
     """Take an mm down: unmap everything (dirty bits go to PG_dirty), free the page tables."""
     for vma in list(mm.vmas):
-        if vma.flags & VM_LOCKED:
-            munlock_vma_pages(k, vma)
         zap_page_range(k, vma, vma.start, vma.end)
         remove_vma(k, mm, vma)
     k.rmap.mm_exit(mm)

@@ -20,7 +20,7 @@ from emu.mm.mmap import MAP_NONBLOCK, WORD
 from emu.mm.page_alloc import put_page
 from emu.mm.remap_vmas import remap_with_vmas
 from emu.mm.rlimit import require_nonlinear
-from emu.mm.vma_ops import i_mmap_insert, i_mmap_remove
+from emu.mm.vma_ops import i_mmap_insert, i_mmap_remove, require_named
 from emu.mm.vma_prot import bind_rmap
 from emu.mm_types.events import EventKind
 from emu.mm_types.mm import Mm
@@ -30,6 +30,9 @@ from emu.mm_types.vma import VM_EXEC, VM_LOCKED, VM_NONLINEAR, VM_READ, VM_SHARE
 
 _BULK_PART = 1 << 15
 """Pages of a bulk remap that are worked on at a time."""
+
+_BULK_LEAVES = 1 << 20
+"""Leaf tables from the first to the last that a bulk remap touches: where they may be more, it goes page by page."""
 
 
 def remap_file_pages(k: Kernel, mm: Mm, start: int, nbytes: int, prot: int, pgoff: int, flags: int) -> None:
@@ -109,9 +112,11 @@ def _find_vma_to_remap(k: Kernel, mm: Mm, start: int) -> VmArea:
 def make_nonlinear(k: Kernel, mm: Mm, vma: VmArea) -> None:
     """Convert a linear VMA, with the PTEs that it has; it stays nonlinear for good.
 
-    EPERM beyond the machine's bound on nonlinear pages of an unprivileged process, if there is one.
+    EPERM beyond the machine's bound on nonlinear pages of an unprivileged process, if there is one; ENOMEM where the
+    reverse map cannot name so many.
     """
     require_nonlinear(k, mm, VM_NONLINEAR, vma.nr_pages)
+    require_named(k, VM_NONLINEAR, vma.nr_pages)
     i_mmap_remove(vma)
     vma.flags |= VM_NONLINEAR
     i_mmap_insert(vma)
@@ -224,6 +229,12 @@ def _remap_one_with_vmas(k: Kernel, mm: Mm, vaddr: int, pgoff: int) -> None:
 
 def _install_file_ptes(k: Kernel, mm: Mm, vma: VmArea, vaddrs: U64Array, pgoffs: U64Array) -> None:
     """Write file PTEs, part by part, so that what is worked on stays in the host's cache."""
+    if int(vaddrs.max() - vaddrs.min()) >> mm.pt.leaf_shift >= _BULK_LEAVES:
+        # Far apart in a sparse mapping: an array of all leaf tables between them would not fit anywhere.
+        for vaddr, pgoff in zip(vaddrs.tolist(), pgoffs.tolist(), strict=True):
+            _remap_page(k, mm, vma, vaddr, pgoff, prefault=False)
+        k.vmstat.nr_remap += len(vaddrs)
+        return
     first, bases = _leaf_tables(mm, vaddrs)
     for begin in range(0, len(vaddrs), _BULK_PART):
         where = np.require(vaddrs[begin : begin + _BULK_PART], np.uint64, ["C", "W"])

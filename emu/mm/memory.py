@@ -1,6 +1,7 @@
 """Page tables of ranges: taking pages out (zap), copying at fork, unmapping a file's pages everywhere.
 
-Source: Linux v2.6.20 mm/memory.c: zap_pte_range(), copy_one_pte(), unmap_mapping_range().
+Source: Linux v2.6.20 mm/memory.c: zap_pte_range(), copy_one_pte(), unmap_mapping_range(); that what a locked VMA lets
+go of is no longer mlocked, v6.1 mm/rmap.c: page_remove_rmap().
 """
 
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ import numpy.typing as npt
 from emu.hw.swapops import is_swap_pte, pte_to_swp_entry, swap_ptes
 from emu.mm.kernel import Kernel
 from emu.mm.mapcount import page_dup_rmap, page_remove_rmap, zap_rmap_many
+from emu.mm.mlock import munlock_page
 from emu.mm.page_alloc import put_page
 from emu.mm.swap_state import free_swap_and_cache, free_swap_cache
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_ANON, PG_LRU, PG_REFERENCED, PG_SWAPCACHE
 from emu.mm_types.pgtable import U64Array, set_pte, set_ptes
-from emu.mm_types.vma import VM_MAYWRITE, VM_NONLINEAR, VM_SHARED, VmArea
+from emu.mm_types.vma import VM_LOCKED, VM_MAYWRITE, VM_NONLINEAR, VM_SHARED, VmArea
 
 _ALL = 1 << 62
 
@@ -53,7 +55,8 @@ def pte_pfns(k: Kernel, ptes: U64Array) -> npt.NDArray[np.int64]:
 def zap_page_range(k: Kernel, vma: VmArea, start: int, end: int, details: ZapDetails | None = None) -> int:
     """Take the pages of [start, end) out of a VMA; return how many PTEs went.
 
-    Dirty bits of PTEs go to PG_dirty; references are put after the TLB flush. Without `details` file PTEs go, too.
+    Dirty bits of PTEs go to PG_dirty; references are put after the TLB flush; what was locked here no longer is.
+    Without `details` file PTEs go, too.
     """
     mm = vma.mm
     if end - start == k.page_size:
@@ -62,6 +65,7 @@ def zap_page_range(k: Kernel, vma: VmArea, start: int, end: int, details: ZapDet
     vaddrs, ptes = mm.pt.entries(start, end)
     if not len(vaddrs):
         return 0
+    k.locks.visits.total += len(vaddrs)
     present, _ = pte_flags(k, ptes)
     going = present.copy()
     news = np.zeros(len(ptes), np.uint64)
@@ -87,9 +91,11 @@ def zap_page_range(k: Kernel, vma: VmArea, start: int, end: int, details: ZapDet
     # The hardware may have set dirty bits until just before the PTEs were cleared; nothing ran since.
     transfer_dirty_bits(k, ptes)
     _transfer_young_bits(k, ptes[present], pfns[present])
+    if vma.flags & VM_LOCKED:
+        for pfn in np.unique(pfns[present]).tolist():
+            munlock_page(k, pfn)
     zap_rmap_many(k, mm, pfns[present])
     _free_swap_entries(k, mm, ptes[~present])
-    k.locks.visits.total += len(vaddrs)
     return len(vaddrs)
 
 
@@ -97,6 +103,7 @@ def _zap_page(k: Kernel, vma: VmArea, vaddr: int, details: ZapDetails | None) ->
     """Do the same for one page; return 1 if its PTE went, else 0."""
     mm, fmt, mem_map = vma.mm, k.fmt, k.mem_map
     pte = mm.pt.get(vaddr)
+    k.locks.visits.total += bool(pte)
     present = fmt.pte_present(pte)
     swapped = is_swap_pte(fmt, pte)
     pfn = fmt.pte_pfn(pte) if present else 0
@@ -114,11 +121,12 @@ def _zap_page(k: Kernel, vma: VmArea, vaddr: int, details: ZapDetails | None) ->
     if not going:
         return 0
     set_pte(mm, vma, vaddr, pte, new)
-    k.locks.visits.total += 1
     if present:
         k.flush_tlb_mm(mm, [vaddr])
         if not anon:
             _transfer_bits(k, pfn, dirty=fmt.pte_dirty(pte), young=fmt.pte_young(pte))
+        if vma.flags & VM_LOCKED:
+            munlock_page(k, pfn)
         page_remove_rmap(k, mm, pfn)
         put_page(k, pfn)
         if mem_map.flags[pfn] & PG_SWAPCACHE:

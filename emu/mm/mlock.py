@@ -6,7 +6,7 @@ Source: Linux v2.6.20 mm/mlock.c: do_mlock(); v2.6.28 mm/mlock.c: mlock_vma_page
 """
 
 from emu.mm.kernel import Kernel
-from emu.mm_types.page import ACTIVE, INACTIVE, PG_ACTIVE, PG_LRU, PG_MLOCKED, PG_UNEVICTABLE, UNEVICTABLE
+from emu.mm_types.page import INACTIVE, PG_LRU, PG_MLOCKED, PG_UNEVICTABLE, UNEVICTABLE
 
 
 def mlock_vma_page(k: Kernel, pfn: int) -> None:
@@ -30,4 +30,4 @@ def munlock_page(k: Kernel, pfn: int) -> None:
     k.vmstat.nr_mlock -= 1
     mapping = k.mappings.get(k.mem_map.mapping[pfn])
     if flags & PG_LRU and (mapping is None or mapping.evictable):
-        k.lru.move(pfn, ACTIVE if flags & PG_ACTIVE else INACTIVE)
+        k.lru.move(pfn, INACTIVE)

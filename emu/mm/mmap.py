@@ -276,8 +276,6 @@ def do_munmap(k: Kernel, mm: Mm, vaddr: int, nbytes: int) -> None:
     if last.end > end:
         cut_vma(k, mm, last, end)
     for vma in going:
-        if vma.flags & VM_LOCKED:
-            munlock_vma_pages(k, vma)
         zap_page_range(k, vma, vma.start, vma.end)
         remove_vma(k, mm, vma)
     _free_pgtables(k, mm, vaddr, end)
@@ -297,7 +295,8 @@ def _free_pgtables(k: Kernel, mm: Mm, start: int, end: int) -> None:
     below = mm.vmas.prev(start)
     above = mm.vmas.find(end) if below is None else below.vm_next
     floor = 0 if below is None else below.end
-    ceiling = mm.task_size if above is None else above.start
+    # The last table of user space reaches beyond it, on x86-64.
+    ceiling = WORD if above is None else above.start
     low, high = start & -span, (end + span - 1) & -span
     low = low if low >= floor else low + span
     high = high if high <= ceiling else high - span

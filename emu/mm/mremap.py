@@ -21,7 +21,7 @@ from emu.mm.mmap import MAP_FIXED, WORD, align_word, do_munmap, get_unmapped_are
 from emu.mm.overcommit import vm_enough_memory, vm_unacct_memory
 from emu.mm.rlimit import require_lockable, require_nonlinear, require_room
 from emu.mm.syscalls import make_pages_present
-from emu.mm.vma_ops import isolate, merge_around, new_vma, vma_link
+from emu.mm.vma_ops import isolate, merge_around, new_vma, require_named, vma_link
 from emu.mm_types.mm import Mm
 from emu.mm_types.pgtable import NoFrameError, set_pte, set_ptes
 from emu.mm_types.vma import VM_ACCOUNT, VM_LOCKED, VM_LOCKED_MASK, VM_MAYSHARE, VM_NONLINEAR, VmArea
@@ -166,6 +166,7 @@ def _may_grow_in_place(mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_nby
 def _grow(k: Kernel, mm: Mm, vma: VmArea, end: int) -> None:
     """Add the missing part as a VMA that continues this one, and merge them."""
     start = vma.end
+    require_named(k, vma.flags, (end - vma.start) >> k.page_shift)
     pgoff, writable = vma.linear_pgoff(start), vma.file_writable
     more = new_vma(k, mm, start, end, vma.flags, pgoff, vma.mapping, file_writable=writable)
     more.remapped = vma.remapped
@@ -207,6 +208,7 @@ def _move_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, old_nbytes: int, new_v
 
 def _copy_vma(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, new_vaddr: int, new_nbytes: int) -> VmArea:
     """Link a VMA at `new_vaddr` that maps what the other one maps from `vaddr` on."""
+    require_named(k, vma.flags, new_nbytes >> k.page_shift)
     pgoff = vma.linear_pgoff(vaddr)
     if vma.mapping is None and vma.anon_vma is None:
         # No page says yet where it lies: at the new place it may merge with its neighbours (copy_vma).

@@ -16,7 +16,7 @@ from emu.mm.page_alloc import lock_page, put_page, unlock_page
 from emu.mm.trace import trace_dirty_state
 from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.events import EventKind
-from emu.mm_types.mm import DIRTY_POLL_PAGES, Mm
+from emu.mm_types.mm import Mm, dirty_poll_pages
 from emu.mm_types.page import ACTIVE, INACTIVE, PG_DIRTY, PG_WRITEBACK
 from emu.mm_types.page_tree import TAG_DIRTY, TAG_WRITEBACK
 from fsbackend.throttle import Thresholds, dirty_limits, dirty_poll_interval
@@ -26,8 +26,8 @@ MAX_RUN = 256
 
 _SCAN_BATCH = 4096
 
-_EXCEEDED_POLL_PAGES = 8
-"""A device over its limit is looked at this often (v4.9: 32 KiB)."""
+_EXCEEDED_POLL_KIB = 32
+"""A device over its limit is looked at this often (v4.9), or, if a page is larger, at each page."""
 
 
 def set_page_dirty(k: Kernel, mapping: AddressSpace, pfn: int) -> bool:
@@ -313,7 +313,7 @@ def balance_dirty_pages_ratelimited(k: Kernel, mm: Mm, mapping: AddressSpace) ->
     bdi = mapping.bdi
     ratelimit = mm.nr_dirtied_pause
     if bdi.throttle.dirty_exceeded:
-        ratelimit = min(ratelimit, _EXCEEDED_POLL_PAGES)
+        ratelimit = min(ratelimit, _EXCEEDED_POLL_KIB >> k.page_shift - 10)
     if k.bdp_ratelimits[k.cpu] >= k.ratelimit_pages:
         ratelimit = 0
     if k.dirty_throttle_leaks and mm.nr_dirtied < ratelimit:
@@ -328,7 +328,7 @@ def balance_dirty_pages_ratelimited(k: Kernel, mm: Mm, mapping: AddressSpace) ->
     limits = global_dirty_limits(k)
     if dirty > limits.background:
         k.kthreads.flusher_wanted = True
-    mm.nr_dirtied_pause = min(dirty_poll_interval(dirty, limits.freerun), DIRTY_POLL_PAGES)
+    mm.nr_dirtied_pause = min(dirty_poll_interval(dirty, limits.freerun), dirty_poll_pages(k.page_shift))
     k.ratelimit_pages = max(limits.dirty // (len(k.cpus) * 32), RATELIMIT_PAGES_MIN)
     pause_s = bdi.balance(k.clock.now(), dirtied, dirty, limits, mm.dirty_task)
     if pause_s > 0:

@@ -40,29 +40,42 @@ def page_referenced(k: Kernel, pfn: int) -> int:
     mem_map = k.mem_map
     mapping = k.mappings.get(mem_map.mapping[pfn])
     if mem_map.mapcount[pfn]:
-        fmt = k.fmt
-
-        def one(mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
-            k.vmstat.referenced_pte_visits += 1
-            if vma.flags & VM_LOCKED:
-                # Not "referenced", which would keep it active: try_to_unmap is to find the lock and cull the page.
-                return False
-            if not fmt.pte_young(pte):
-                return False
-            set_pte(mm, vma, vaddr, pte, fmt.pte_mkold(pte))
-            k.flush_tlb_page(mm, vaddr)
-            return True
-
-        places = anon_ptes(k, pfn) if mem_map.flags[pfn] & PG_ANON else []
         if mapping is not None:
-            places = linear_ptes(k, mapping, pfn)
-        for mm, vma, vaddr, pte in places:
-            referenced += one(mm, vma, vaddr, pte)
-        if mapping is not None and mapping.i_mmap_nonlinear:
-            referenced += k.rmap.referenced(pfn, mapping, one)
+            referenced = _page_referenced_file(k, mapping, pfn)
+        elif mem_map.flags[pfn] & PG_ANON:
+            referenced = sum(_page_referenced_one(k, mm, vma, vaddr, pte) for mm, vma, vaddr, pte in anon_ptes(k, pfn))
     if mem_map.flags[pfn] & PG_REFERENCED:
         mem_map.flags[pfn] &= ~PG_REFERENCED
         referenced += 1
+    return referenced
+
+
+def _page_referenced_one(k: Kernel, mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
+    k.vmstat.referenced_pte_visits += 1
+    # A locked mapping's is not "referenced", which would keep it active: try_to_unmap is to find the lock.
+    if vma.flags & VM_LOCKED or not k.fmt.pte_young(pte):
+        return False
+    set_pte(mm, vma, vaddr, pte, k.fmt.pte_mkold(pte))
+    k.flush_tlb_page(mm, vaddr)
+    return True
+
+
+def _page_referenced_file(k: Kernel, mapping: AddressSpace, pfn: int) -> int:
+    referenced, cost = 0, k.rmap.cost
+
+    def one(mm: Mm, vma: VmArea, vaddr: int, pte: int) -> bool:
+        return _page_referenced_one(k, mm, vma, vaddr, pte)
+
+    mapping.i_mmap_lock.down_write()
+    try:
+        before = cost.pte_visits + cost.node_visits
+        for mm, vma, vaddr, pte in linear_ptes(k, mapping, pfn):
+            referenced += one(mm, vma, vaddr, pte)
+        if mapping.i_mmap_nonlinear:
+            referenced += k.rmap.referenced(pfn, mapping, one)
+        k.locks.visits.total += cost.pte_visits + cost.node_visits - before
+    finally:
+        mapping.i_mmap_lock.up_write()
     return referenced
 
 
@@ -89,7 +102,8 @@ def try_to_unmap(k: Kernel, mapping: AddressSpace, pfn: int) -> SwapResult:
 
     mapping.i_mmap_lock.down_write()
     try:
-        before = k.vmstat.unmap_pte_visits + k.rmap.cost.node_visits
+        cost = k.rmap.cost
+        before, in_clusters = cost.pte_visits + cost.node_visits, 0
         for mm, vma, vaddr, pte in linear_ptes(k, mapping, pfn):
             one(mm, vma, vaddr, pte)
             if state["result"] is not SwapResult.SUCCESS:
@@ -98,8 +112,11 @@ def try_to_unmap(k: Kernel, mapping: AddressSpace, pfn: int) -> SwapResult:
         if state["result"] is SwapResult.SUCCESS and mapping.i_mmap_nonlinear and k.mem_map.mapcount[pfn]:
             k.rmap.unmap(pfn, mapping, one)
             if state["result"] is SwapResult.SUCCESS and not k.rmap.finds_all and k.mem_map.mapcount[pfn]:
+                in_clusters = k.vmstat.unmap_pte_visits
                 state["result"] = _scan_clusters(k, mapping, pfn)
-        k.locks.visits.total += k.vmstat.unmap_pte_visits + k.rmap.cost.node_visits - before
+                in_clusters = k.vmstat.unmap_pte_visits - in_clusters
+        # All that was read, whether it was the page's or not.
+        k.locks.visits.total += cost.pte_visits + cost.node_visits - before + in_clusters
     finally:
         mapping.i_mmap_lock.up_write()
     if not k.mem_map.mapcount[pfn]:

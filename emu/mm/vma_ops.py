@@ -42,6 +42,12 @@ def new_vma(
     return vma
 
 
+def require_named(k: Kernel, vm_flags: int, nr_pages: int) -> None:
+    """Raise ENOMEM if the reverse map cannot name the pages of another nonlinear VMA of that size."""
+    if vm_flags & VM_NONLINEAR and not k.rmap.has_room(nr_pages):
+        raise OSError(errno.ENOMEM, f"reverse map {k.rmap.name} cannot name {nr_pages} nonlinear pages more")
+
+
 def i_mmap_insert(vma: VmArea) -> None:
     """File a VMA under its file: by pgoff, or with the nonlinear ones."""
     mapping = vma.mapping

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 RLIM_INFINITY = (1 << 64) - 1
 
-DIRTY_POLL_PAGES = 32
-"""Most pages that one process dirties before the limits are looked at (v4.9: 128 KiB at first)."""
+_DIRTY_POLL_KIB = 128
+
+
+def dirty_poll_pages(page_shift: int) -> int:
+    """Return the most pages that one process dirties before the limits are looked at (v4.9 kernel/fork.c, at first)."""
+    return max(_DIRTY_POLL_KIB >> page_shift - 10, 1)
+
 
 START_BRK = 1 << 24
 """Where the heap begins: there is no program below it, but room for one."""
@@ -62,7 +67,7 @@ class Mm:
         self.start_brk = self.brk = START_BRK
         self.dirty_task = DirtyTask()
         self.nr_dirtied = 0
-        self.nr_dirtied_pause = DIRTY_POLL_PAGES
+        self.nr_dirtied_pause = dirty_poll_pages(pt.page_shift)
         self.pause_bdi: BackingDevInfo | None = None
         self.wb_seen: dict[int, FileErrors] = {}
         self.dead = False

@@ -67,6 +67,28 @@ class PageTable:
         """Return every frame that holds a table."""
         return [table[0] for table in self._tables.values()] + list(self.leaf_pfns.values())
 
+    def table_pfn(self, level: int, region: int) -> int:
+        """Return the table of `level` for the addresses from ``region << its span`` on, 0 if none is walked there."""
+        if level == len(self.fmt.levels) - 1:
+            return 0 if region in self.huge else self.leaf_pfns.get(region, 0)
+        table = self._tables.get((level, region))
+        return 0 if table is None else table[0]
+
+    def miscounted(self) -> list[str]:
+        """Return a line for each upper table whose entries are not the tables and large pages below it (for check)."""
+        below: dict[tuple[int, int], int] = {}
+        last = len(self.fmt.levels) - 1
+        for level, region in [*((last, key) for key in self.leaf_pfns), *(name for name in self._tables if name[0])]:
+            name = (level - 1, region >> self.fmt.levels[level - 1].bits) if level > 1 else (0, 0)
+            below[name] = below.get(name, 0) + 1
+        found = []
+        for name, (pfn, nr_used) in self._tables.items():
+            start = pfn * self._words_per_frame
+            nr_entries = int(np.count_nonzero(self._words[start : start + (1 << self.fmt.levels[name[0]].bits)]))
+            if not nr_entries == nr_used == below.get(name, 0):
+                found.append(f"table {name}: {nr_entries} entries, {nr_used} counted, {below.get(name, 0)} below it")
+        return found
+
     def _new_table(self) -> int:
         pfn = self._alloc()
         if pfn < 0:
@@ -173,13 +195,13 @@ class PageTable:
     def _places(self, vaddrs: U64Array) -> npt.NDArray[np.int64]:
         """Return where in RAM, in words of an entry, the PTEs of `vaddrs` lie; their leaves must exist."""
         keys = (vaddrs >> np.uint64(self.leaf_shift)).astype(np.int64)
-        first = int(keys.min())
-        bases = np.full(int(keys.max()) - first + 1, -1, np.int64)
-        for key, pfn in self.leaf_pfns.items():
-            if 0 <= key - first < len(bases):
-                bases[key - first] = pfn * self._words_per_frame
+        # One look-up for each run of one leaf. A table from the first key to the last would not do: a sparse mapping
+        # may span most of 2**57 bytes.
+        starts = np.concatenate(([0], np.flatnonzero(keys[1:] != keys[:-1]) + 1))
+        bases = [self.leaf_pfns[key] * self._words_per_frame for key in keys[starts].tolist()]
         slots = (vaddrs >> np.uint64(self.page_shift)).astype(np.int64) & self.leaf_mask
-        return bases[keys - first] + slots
+        places: npt.NDArray[np.int64] = np.repeat(bases, np.diff(starts, append=len(keys))) + slots
+        return places
 
     def leaf_bases(self, first: int, last: int) -> U64Array:
         """Return where the leaf tables of keys first to last begin in RAM, in entries; 0 where there is none."""
@@ -207,10 +229,6 @@ class PageTable:
             olds,
         )
         return olds, int(seen)
-
-    def get_many(self, vaddrs: U64Array) -> U64Array:
-        """Return the PTEs at `vaddrs`, whose leaf tables must exist."""
-        return self._words[self._places(vaddrs)].astype(np.uint64)
 
     def put_many(self, vaddrs: U64Array, ptes: U64Array) -> None:
         """Write PTEs; for set_ptes only."""

@@ -75,6 +75,10 @@ class RmapStrategy(Protocol):
         """Tell whether PTE changes of this VMA must be reported to `pte_changed` and `ptes_changed`."""
         ...
 
+    def has_room(self, nr_pages: int) -> bool:
+        """Tell whether the pages of another nonlinear VMA of that size can be named; no remap may begin if not."""
+        ...
+
     def pte_changed(self, mm: Mm, vma: VmArea, vaddr: int, old: int, new: int) -> None:
         """Take note of one changed PTE of a watched VMA."""
         ...
@@ -146,6 +150,11 @@ class NothingKept:
         """No PTE change is of interest."""
         del vma
         return False
+
+    def has_room(self, nr_pages: int) -> bool:
+        """Name nothing, so always."""
+        del nr_pages
+        return True
 
     def pte_changed(self, mm: Mm, vma: VmArea, vaddr: int, old: int, new: int) -> None:
         """Keep nothing."""

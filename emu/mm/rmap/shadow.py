@@ -47,6 +47,10 @@ class Shadow(PresentPtes):
         self._extra_nbytes = EXTRA_WORDS * self.word_nbytes
         self._tables: dict[int, ShadowTable] = {}
 
+    def has_room(self, nr_pages: int) -> bool:
+        """Tell whether the 4 bytes of an entry can number the pages of a VMA of that size."""
+        return nr_pages < 1 << 8 * ENTRY_NBYTES
+
     def _table(self, vma: VmArea) -> ShadowTable:
         assert isinstance(vma.rmap_data, ShadowTable)
         return vma.rmap_data

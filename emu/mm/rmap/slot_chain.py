@@ -63,16 +63,26 @@ class SlotChain(PresentPtes):
         """Count one way down the tree of ranges."""
         self.cost.node_visits += len(self._ranges).bit_length()
 
-    def _new_range(self, vma: VmArea) -> None:
-        """Give a VMA slots from the first gap that holds them; slot 0 is never given."""
-        first = 1
+    def has_room(self, nr_pages: int) -> bool:
+        """Look for a gap among the slots."""
+        return self._gap(nr_pages)[0] >= 0
+
+    def _gap(self, nr_pages: int) -> tuple[int, int]:
+        """Return (first slot of the first gap of that size, or -1; ranges looked at); slot 0 is never given."""
+        first, looked = 1, 0
         for one in self._ranges.values():
-            self.cost.node_visits += 1
-            if one.first - first >= vma.nr_pages:
+            looked += 1
+            if one.first - first >= nr_pages:
                 break
             first = one.first + one.nr_pages
-        if first + vma.nr_pages > _NR_SLOTS:
-            raise KernelBug(f"slot_chain: no {vma.nr_pages} slots left of {_NR_SLOTS}")
+        return (first if first + nr_pages <= _NR_SLOTS else -1), looked
+
+    def _new_range(self, vma: VmArea) -> None:
+        """Give a VMA slots from the first gap that holds them."""
+        first, looked = self._gap(vma.nr_pages)
+        self.cost.node_visits += looked
+        if first < 0:
+            raise KernelBug(f"slot_chain: no {vma.nr_pages} slots left of {_NR_SLOTS}, and nobody asked")
         given = SlotRange(first, vma.nr_pages, vma.mm, vma.start)
         self._ranges[first] = given
         self._down()

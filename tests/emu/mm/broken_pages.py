@@ -1,5 +1,7 @@
 """Ways to break page cache, LRU lists, TLBs and the index by hand, each with what check says of it."""
 
+from emu.hw import state as s
+from emu.mm.mlock import mlock_vma_page
 from emu.mm.rmap.page_hash import VPN_BITS
 from emu.mm_types.page import (
     ACTIVE,
@@ -10,6 +12,7 @@ from emu.mm_types.page import (
     PG_MLOCKED,
     PG_UNEVICTABLE,
     PG_WRITEBACK,
+    UNEVICTABLE,
 )
 from emu.mm_types.page_tree import TAG_DIRTY, TAG_WRITEBACK
 from tests.emu.mm.helpers import PAGE
@@ -83,6 +86,16 @@ def nr_mlock(lab: Whole) -> None:
     lab.k.mem_map.flags[lab.pfn(0)] |= PG_MLOCKED
 
 
+@breaks("bdi .* nr_writeback: kept")
+def bdi_writeback(lab: Whole) -> None:
+    next(iter(lab.k.bdis.values())).nr_writeback += 1
+
+
+@breaks("lies beyond its")
+def page_beyond_the_end(lab: Whole) -> None:
+    lab.k.mappings[lab.k.mem_map.mapping[lab.pfn(0)]].i_size = PAGE
+
+
 # LRU
 
 
@@ -104,6 +117,21 @@ def lru_flag_of_an_unlisted_page(lab: Whole) -> None:
 @breaks("still locked")
 def page_left_locked(lab: Whole) -> None:
     lab.k.mem_map.flags[lab.pfn(0)] |= PG_LOCKED
+
+
+@breaks("on no list")
+def page_on_no_list(lab: Whole) -> None:
+    lab.k.lru.remove(lab.pfn(0))
+
+
+@breaks("unevictable for no reason")
+def page_out_of_sight(lab: Whole) -> None:
+    lab.k.lru.move(lab.pfn(0), UNEVICTABLE)
+
+
+@breaks("mlocked, but no locked mapping has it")
+def page_mlocked_by_nobody(lab: Whole) -> None:
+    mlock_vma_page(lab.k, lab.pfn(0))
 
 
 # TLBs
@@ -134,6 +162,31 @@ def stale_translation_elsewhere(lab: Whole) -> None:
     lab.k.cpu = 0
     lab.poke(0, lambda _pte: 0, flush=False)
     lab.k.cpus[0].invalidate_asid(lab.mm.asid)
+
+
+@breaks("whose flushes go to 0b0")
+def cpu_out_of_the_mask(lab: Whole) -> None:
+    lab.process.load(lab.at(0), 1)
+    lab.mm.cpu_mask = 0
+
+
+@breaks("is in the front alone")
+def front_alone(lab: Whole) -> None:
+    lab.process.load(lab.at(0), 1)
+    mmu = lab.k.cpus[0]
+    ways, first = int(mmu.state[s.G_L1_WAYS]), int(mmu.state[s.G_L1_BASE])
+    mmu.state[first : first + (int(mmu.state[s.G_L1_MASK]) + 1) * ways * 2] = 0
+
+
+@breaks("stale PwcEntry")
+def table_moved_under_the_page_walk_cache(lab: Whole) -> None:
+    # A page that no TLB holds yet, so that there is a walk.
+    lab.process.load(lab.at(9), 1)
+    pt = lab.mm.pt
+    last = len(lab.k.fmt.levels) - 1
+    if last > 1:
+        next(table for (level, _), table in pt._tables.items() if level == 1)[0] += 1
+    pt.leaf_pfns[lab.at(0) >> pt.leaf_shift] += 1
 
 
 # The index

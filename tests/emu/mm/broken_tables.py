@@ -1,10 +1,8 @@
 """Ways to break VMAs, page tables, PTEs and counts by hand, each with what check says of it."""
 
-from emu.mm_types.page import (
-    PG_PGTABLE,
-)
+from emu.mm_types.page import PG_PGTABLE
 from emu.mm_types.pgtable import set_pte
-from emu.mm_types.vma import VM_LOCKED
+from emu.mm_types.vma import VM_LOCKED, VM_WRITE
 from tests.emu.mm.helpers import PAGE
 from tests.emu.mm.whole import Whole, breaks
 
@@ -58,6 +56,36 @@ def held_lock(lab: Whole) -> None:
     lab.mm.mmap_sem.down_read()
 
 
+@breaks("nr_nonlinear: kept")
+def nonlinear_count(lab: Whole) -> None:
+    lab.mm.nr_nonlinear -= 1
+
+
+@breaks("i_mmap_lock is held")
+def held_file_lock(lab: Whole) -> None:
+    lab.k.mappings[lab.k.mem_map.mapping[lab.pfn(0)]].i_mmap_lock.down_write()
+
+
+@breaks("is out of order")
+def vma_linked_wrongly(lab: Whole) -> None:
+    lab.linear_vma.vm_next = lab.linear_vma
+
+
+@breaks("is filed under other pages in i_mmap")
+def vma_moved_while_filed(lab: Whole) -> None:
+    lab.linear_vma.pgoff += 1 << 20
+
+
+@breaks("is filed under other pages in AnonVma")
+def anon_vma_moved_while_filed(lab: Whole) -> None:
+    next(vma for vma in lab.process.vmas if vma.anon_vma is not None).pgoff -= 64
+
+
+@breaks("has wants_writenotify False")
+def no_write_notify(lab: Whole) -> None:
+    lab.linear_vma.wants_writenotify = False
+
+
 # Page tables
 
 
@@ -83,6 +111,18 @@ def table_not_marked(lab: Whole) -> None:
 @breaks("nr_page_table_pages: kept")
 def table_count(lab: Whole) -> None:
     lab.k.vmstat.nr_page_table_pages += 1
+
+
+@breaks(r"table \(0, 0\): .* counted")
+def upper_table_miscounted(lab: Whole) -> None:
+    lab.mm.pt._tables[0, 0][1] += 1
+
+
+@breaks(r"table \(0, 0\): .* below it")
+def entry_without_a_table(lab: Whole) -> None:
+    k = lab.k
+    words = k.ram.u64 if k.fmt.pte_bytes == 8 else k.ram.u32
+    words[lab.mm.pt.root_pfn * (PAGE // k.fmt.pte_bytes)] = k.fmt.mk_table(5, 0)
 
 
 # PTEs
@@ -118,6 +158,25 @@ def rss(lab: Whole) -> None:
     lab.mm.anon_rss -= 1
 
 
+@breaks("may be written, .* may not")
+def writable_pte_of_a_read_only_vma(lab: Whole) -> None:
+    lab.linear_vma.flags &= ~VM_WRITE
+
+
+@breaks("of a private mapping may write to a page of its file")
+def private_mapping_that_writes_to_its_file(lab: Whole) -> None:
+    private = lab.process.mmap(str(lab.path), PAGE, flags=2)
+    lab.process.load(private.vaddr, 1)
+    vma, pte = lab.process.mm.vmas.find(private.vaddr), lab.mm.pt.get(private.vaddr)
+    assert vma is not None
+    set_pte(lab.mm, vma, private.vaddr, pte, lab.k.fmt.pte_mkwrite(pte))
+
+
+@breaks("is or is not PROT_NONE")
+def inaccessible_pte(lab: Whole) -> None:
+    lab.poke(0, lambda pte: lab.k.fmt.pte_modify(pte, read=False, write=False, execute=False))
+
+
 # Counts and frames
 
 
@@ -141,6 +200,16 @@ def refcount(lab: Whole) -> None:
 @breaks("in use but free")
 def freed_while_mapped(lab: Whole) -> None:
     lab.k.ram.free_frame(lab.pfn(0))
+
+
+@breaks("free, but not clean")
+def something_left_in_a_free_frame(lab: Whole) -> None:
+    lab.k.mem_map.mapping[lab.k.ram.nr_frames - 1] = 7
+
+
+@breaks("the zero page holds something")
+def store_to_the_zero_page(lab: Whole) -> None:
+    lab.k.ram.frame(lab.k.zero_pfn)[17] = 1
 
 
 @breaks("allocated frames: kept")

@@ -206,3 +206,16 @@ def test_legacy_path_runs_the_ordinary_cases(tmp_path: Path, rmap: str) -> None:
             check(machine)
         assert private[:4] == b"mine"
     assert path.read_bytes()[(NR_PAGES - 1 - SHOWN) * PAGE :][:4] == b"new!"
+
+
+@pytest.mark.parametrize("fault_path", ["merged", "legacy"])
+def test_two_threads_of_a_process_store_to_one_private_page(tmp_path: Path, fault_path: str) -> None:
+    """Both find nothing mapped and make a copy; the second to come must see the first one's PTE (pte_same)."""
+    window = Window(tmp_path, fault_path, nonlinear=False)
+    private = window.process.mmap(str(window.path), 0, mmap.MAP_PRIVATE)
+    vaddr = private.vaddr + SHOWN * PAGE
+    with Interleave(window.kernel, LOOKED_UP[fault_path], lambda: window.process.store(vaddr, b"first")):
+        window.process.store(vaddr + 5, b" last")
+    check(window.machine)
+    assert window.process.load(vaddr, 10) == b"first last"
+    window.machine.shutdown()

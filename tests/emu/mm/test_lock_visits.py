@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from emu.mm.unmap import SwapResult, page_referenced, try_to_unmap
 from tests.emu.mm.helpers import NR_PAGES, PAGE, make_file, map_nonlinear, virtual_machine
 
 
@@ -36,4 +37,37 @@ def test_faults_remaps_and_cleaning_are_counted(tmp_path: Path, rmap: str, own_l
     process.remap_file_pages(mapping.vaddr, 4 * PAGE, 0, 8)
     remapped = machine.kernel.locks.snapshot()
     assert remapped["mmap_sem"]["visits_read"] - cleaned["mmap_sem"]["visits_read"] >= 5
+    machine.power_off()
+
+
+@pytest.mark.parametrize("rmap", ["scan", "pte_chain"])
+def test_reclaim_is_charged_for_every_pte_that_it_reads(tmp_path: Path, rmap: str) -> None:
+    """A scan reads every PTE of the leaf tables under i_mmap_lock for one page; a chain knows where to look."""
+    machine, _ = virtual_machine(rmap=rmap)
+    k = machine.kernel
+    process = machine.spawn()
+    mapping = map_nonlinear(process, make_file(tmp_path / "file", NR_PAGES), NR_PAGES)
+    process.load(mapping.vaddr, 1)
+    pfn = k.fmt.pte_pfn(process.mm.pt.get(mapping.vaddr))
+    space = k.mappings[k.mem_map.mapping[pfn]]
+    before, read = k.locks.snapshot()["i_mmap_lock"], k.rmap.cost.pte_visits + k.rmap.cost.node_visits
+    assert page_referenced(k, pfn) == 1
+    assert try_to_unmap(k, space, pfn) is SwapResult.SUCCESS
+    after, read = k.locks.snapshot()["i_mmap_lock"], k.rmap.cost.pte_visits + k.rmap.cost.node_visits - read
+    assert after["nr_write"] - before["nr_write"] == 2
+    assert after["visits_write"] - before["visits_write"] == read
+    assert read == (2 * NR_PAGES if rmap == "scan" else read)
+    assert rmap == "scan" or read < NR_PAGES
+    machine.power_off()
+
+
+def test_truncation_is_charged_for_every_pte_that_it_reads(tmp_path: Path) -> None:
+    """In a nonlinear mapping any PTE may show the page that goes: all are read, and one goes."""
+    machine, _ = virtual_machine()
+    process = machine.spawn()
+    mapping = map_nonlinear(process, make_file(tmp_path / "file", NR_PAGES), NR_PAGES)
+    process.load(mapping.vaddr, NR_PAGES * PAGE)
+    before = machine.kernel.locks.snapshot()["i_mmap_lock"]["visits_write"]
+    process.ftruncate(mapping, (NR_PAGES - 1) * PAGE)
+    assert machine.kernel.locks.snapshot()["i_mmap_lock"]["visits_write"] - before >= NR_PAGES
     machine.power_off()

@@ -193,6 +193,24 @@ def test_the_limits_are_looked_at_more_often_above_them(tmp_path: Path, monkeypa
     machine.power_off()
 
 
+@pytest.mark.parametrize(("fmt", "first", "then"), [("arm64_16k", 8, 2), ("arm64_64k", 2, 1)])
+def test_how_often_the_limits_are_looked_at_follows_from_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fmt: str, first: int, then: int
+) -> None:
+    """128 KiB at first, 32 KiB over the limit (v4.9 kernel/fork.c: copy_process(); mm/page-writeback.c)."""
+    machine, ((one, base),) = dirtiers(tmp_path, 1, format=fmt, ram="16M")
+    machine.kernel.ratelimit_pages = 1000
+    charged = charges(monkeypatch)
+    for page in range(first):
+        one.store(base + page * one.page_size, b"x")
+    one.mm.nr_dirtied_pause = 32
+    next(iter(machine.kernel.dirty_mappings)).bdi.throttle.dirty_exceeded = True
+    for page in range(first, first + then):
+        one.store(base + page * one.page_size, b"x")
+    assert charged == [first, then]
+    machine.power_off()
+
+
 def test_ramfs_is_never_accounted_written_cleaned_or_throttled(tmp_path: Path) -> None:
     lab = Lab(tmp_path, plain_caps="ramfs")
     mapping = map_nonlinear(lab.process, lab.path, NR_PAGES)

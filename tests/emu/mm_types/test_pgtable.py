@@ -57,8 +57,9 @@ def test_against_a_dictionary(fmt: str, data: st.DataObject) -> None:
         news = [data.draw(ptes) for _ in changed]
         vaddrs = np.array(changed, np.uint64)
         if changed:
-            assert pt.get_many(vaddrs).tolist() == [model[vaddr // PAGE] for vaddr in changed]
-            set_ptes(mm, vma, vaddrs, pt.get_many(vaddrs), np.array(news, np.uint64))
+            assert [pt.get(vaddr) for vaddr in vaddrs.tolist()] == [model[vaddr // PAGE] for vaddr in changed]
+            olds = np.array([pt.get(vaddr) for vaddr in vaddrs.tolist()], np.uint64)
+            set_ptes(mm, vma, vaddrs, olds, np.array(news, np.uint64))
         model.update({vaddr // PAGE: new for vaddr, new in zip(changed, news, strict=True)})
     start, last = sorted((data.draw(pages), data.draw(pages)))
     vaddrs, found = pt.entries(start * PAGE, (last + 1) * PAGE)
