@@ -16,6 +16,7 @@ from emu.cli.record_memory import NO_MOUNT, RecordCommand, record_trace, why_not
 from emu.lab.activity import Activity, look
 from emu.lab.errors import LabError
 from emu.lab.kernel_view import KernelView
+from emu.lab.mount_config import config_of_mount
 from emu.lab.mount_events import EventCursor, paused_writers
 from emu.lab.observe import Observer, Sample, why_gone
 from emu.lab.record import record as record_run
@@ -200,15 +201,8 @@ def record(
     check_seconds("--interval", interval)
     check_seconds("--seconds", seconds or 0.0)
     observer = Observer(mountpoint)
-    config = {
-        "mountpoint": observer.mountpoint,
-        "store": observer.store,
-        "disk": observer.disk,
-        "interval_s": interval,
-        "record": list(command or ()),
-        "mount": (Path(observer.mountpoint) / ".bdi" / "options").read_text(encoding="utf-8").strip(),
-    }
-    run = RunDirectory("record", out, config, seed=0)
+    config = {**config_of_mount(observer), "interval_s": interval, "record": list(command or ())}
+    run = RunDirectory("record", out, config, seed=config["mount"].get("seed", 0))
     devices = [device for device in (observer.device, observer.disk_device) if device]
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     code = record_run(

@@ -88,6 +88,13 @@ def _number(text: Any) -> Any:
     return int(value) if value.is_integer() and "." not in str(text) else value
 
 
+def filesystem_of(directory: str) -> Any | None:
+    """Return the mount, as psutil tells it, that a directory lies on; None if there is none."""
+    here = Path(directory).resolve()
+    around = [part for part in psutil.disk_partitions(all=True) if here.is_relative_to(part.mountpoint)]
+    return max(around, key=lambda part: len(part.mountpoint), default=None)
+
+
 def _disk_of(store: str) -> str:
     """Return the name of the block device under a directory, or "" if there is none."""
     device = Path(store).stat().st_dev
@@ -95,9 +102,7 @@ def _disk_of(store: str) -> str:
     if name.exists():
         return name.resolve().name
     # btrfs gives each subvolume a device number of its own; the mount table knows what is under it.
-    here = Path(store).resolve()
-    around = [part for part in psutil.disk_partitions(all=True) if here.is_relative_to(part.mountpoint)]
-    deepest = max(around, key=lambda part: len(part.mountpoint), default=None)
+    deepest = filesystem_of(store)
     disk = Path(deepest.device).resolve().name if deepest is not None else ""
     return disk if Path("/sys/class/block", disk).exists() and disk else ""
 

@@ -87,8 +87,13 @@ def _write_json(path: Path, content: object) -> None:
     """Write all of it or nothing: a reader never sees half a file."""
     scratch = path.with_suffix(".tmp")
     with naming(path):
-        scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-        scratch.replace(path)
+        try:
+            scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+            scratch.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+            raise
 
 
 def refuse_a_run(directory: Path, option: str) -> None:

@@ -13,7 +13,7 @@ from emu.report.table import ABSENT
 from emu.units import format_size
 
 _UNSET: tuple[object, ...] = (None, "", [], {})
-_NAMES = {"interval_s": "interval, seconds", "record": "command", "mount": "mounted with"}
+_NAMES = {"interval_s": "interval, seconds", "record": "command", "mount": "mounted with", "store_is": "store on"}
 _TIME_WORDS = ("seconds", "(s)", "_s", "_us", "us_per", "_ms", "_ns", "per byte", "bandwidth")
 LATENCY = "latency_us: "
 

@@ -68,6 +68,7 @@ def test_once_json_tells_what_the_mount_says(mounted: TemporaryMount, capsys: py
     assert told["own_limit"] == told["limit"] == 8 * MIB
     assert told["setpoint"] == 7 * MIB
     more = {"mountpoint", "store", "disk", "setpoint", "rates", "requests", "flusher_file", "throttled"}
+    more |= {"paused_writers"}
     assert set(FIELDS) | more | {"kernel_bdi", "kernel_bdi_unreadable"} == set(told)
 
 
