@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from fsbackend.node import Attr, Node
+from fsbackend.node import DOTS, Attr, Node
 
 RESERVED_NAME = b".fremap-journal"
 """Where a store that can be power-cut keeps what was unlinked since the last commit; never shown."""
@@ -81,9 +81,18 @@ class DirInodes:
 
     def lookup(self, parent: Node, name: bytes) -> DirNode:
         """Return the inode of a name; ENOENT."""
+        if name in DOTS:
+            return self._known_way(parent, name)
         if name == RESERVED_NAME and parent is self.root:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return self._node(parent, name, os.lstat(name, dir_fd=self.dir_fd(parent)))
+
+    def _known_way(self, node: Node, name: bytes) -> DirNode:
+        """Return an inode itself, or the directory that it is in: never one above the root, and none is renamed."""
+        found = node if name == b"." or node is self.root else node.parent
+        if not isinstance(found, DirNode):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return self.by_ino.setdefault((found.dev, found.ino), found)
 
     def _node(self, parent: Node, name: bytes, info: os.stat_result) -> DirNode:
         key = (info.st_dev, info.st_ino)

@@ -10,6 +10,12 @@ from fsbackend.pagepool import Block
 
 ROOT_ID = 1
 
+DOTS = frozenset({b".", b".."})
+"""What the kernel looks up only on the way from a file handle to a name.
+
+Source: Linux fs/fuse/inode.c: fuse_get_dentry(), fuse_get_parent().
+"""
+
 TIME_NOW = 1 << 80
 """In a SetAttr, the time of the change itself; farther than any timespec reaches."""
 

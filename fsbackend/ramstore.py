@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from fsbackend.node import TIME_NOW, Attr, Cred, Node, SetAttr, current_time_ns
+from fsbackend.node import DOTS, TIME_NOW, Attr, Cred, Node, SetAttr, current_time_ns
 from fsbackend.pagepool import PagePool
 from fsbackend.pages import PAGE_SIZE
 from fsbackend.ramfile import RamFile, RamNode
@@ -69,6 +69,11 @@ class RamStore:
 
     def lookup(self, parent: Node, name: bytes) -> RamNode:
         """Return the inode of a name; ENOENT, ENAMETOOLONG."""
+        if name in DOTS:
+            found = parent if name == b"." or parent is self.root else parent.parent
+            if not isinstance(found, RamNode):
+                raise _error(errno.ESTALE)
+            return found
         if len(name) > NAME_MAX:
             raise _error(errno.ENAMETOOLONG)
         node = self._dir(parent).children.get(name)
