@@ -88,15 +88,23 @@ class DirStore(DirInodes):
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     def _made(self, parent: Node, name: bytes, mode: int, cred: Cred) -> DirNode:
-        info = os.lstat(name, dir_fd=self.dir_fd(parent))
+        """Return the inode just made, its creator's; one that may not be given away is gone again."""
+        dir_fd = self.dir_fd(parent)
+        info = os.lstat(name, dir_fd=dir_fd)
         node = self._node(parent, name, info)
-        if cred.uid != self._uid or cred.gid != self._gid:
+        if cred.uid == self._uid and cred.gid == self._gid:
+            return node
+        try:
             if stat.S_ISLNK(info.st_mode):
                 gid = -1 if self._inherits_group(parent) else cred.gid
-                os.chown(name, cred.uid, gid, dir_fd=self.dir_fd(parent), follow_symlinks=False)
+                os.chown(name, cred.uid, gid, dir_fd=dir_fd, follow_symlinks=False)
             else:
                 with self.inode_path(node) as path:
                     self._own(path, cred, mode, info, parent)
+        except BaseException:
+            (os.rmdir if node.is_dir else os.unlink)(name, dir_fd=dir_fd)
+            self.forget(node)
+            raise
         return node
 
     def _inherits_group(self, parent: Node) -> bool:

@@ -3,13 +3,15 @@
 import errno
 import os
 import pickle
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from fsbackend.node import ROOT_ID, SetAttr
+from fsbackend.newerrequests import TMPFILE_NAME
+from fsbackend.node import ROOT_ID, Cred, SetAttr
 from tests.fsbackend.test_forgotten import Served
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
@@ -77,6 +79,29 @@ def test_a_writable_file_of_another_owner(store: Path, rules: tuple[str, ...]) -
 
     assert as_user(call) == (True, [])
     assert foreign.read_bytes() == b"x" * 5000
+
+
+def test_what_cannot_be_given_to_its_maker_is_not_made(store: Path) -> None:
+    """Another user is let in, and may write to a directory: the daemon may not make files of that user."""
+
+    def call() -> object:
+        fs, stranger = Served(store).fs, Cred(USER + 1, USER + 1)
+        refused = []
+        for make in (
+            lambda: fs.create(ROOT_ID, b"file", 0o644, os.O_RDWR, stranger),
+            lambda: fs.create(ROOT_ID, TMPFILE_NAME, 0o644, os.O_RDWR, stranger),
+            lambda: fs.mkdir(ROOT_ID, b"dir", 0o755, stranger),
+            lambda: fs.symlink(ROOT_ID, b"link", b"target", stranger),
+            lambda: fs.mknod(ROOT_ID, b"fifo", stat.S_IFIFO | 0o644, 0, stranger),
+            lambda: fs.mknod(ROOT_ID, b"plain", stat.S_IFREG | 0o644, 0, stranger),
+        ):
+            try:
+                make()
+            except OSError as error:
+                refused.append(error.errno)
+        return refused, list(store.iterdir()), fs.close()
+
+    assert as_user(call) == ([errno.EPERM] * 6, [], [])
 
 
 def test_a_read_only_file_of_its_own(store: Path) -> None:
