@@ -22,6 +22,8 @@ from fsbackend.ramfile import RamNode
 
 ACCESS_ACL, DEFAULT_ACL = b"system.posix_acl_access", b"system.posix_acl_default"
 _ACLS = frozenset({ACCESS_ACL, DEFAULT_ACL})
+_IN_RAM = (b"user.", b"trusted.", b"security.")
+"""The namespaces that tmpfs has, ACLs apart."""
 _NONE = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 
 
@@ -90,7 +92,9 @@ class XattrOperations(Operations):
         fs = self.fs
         with fs.lock:
             node = fs.node(node_id)
-            if isinstance(node, RamNode) and not name.startswith(b"system."):
+            if isinstance(node, RamNode) and (not name or name.startswith(_IN_RAM)):
+                if name in _IN_RAM:
+                    raise os_error(errno.EINVAL)
                 yield _InRam(node.xattrs)
                 if changing:
                     node.touch(modified=False)
@@ -124,10 +128,11 @@ class XattrOperations(Operations):
         self._reply(req, value, room_nbytes)
 
     def on_listxattr(self, req: int, node_id: int, room_nbytes: int) -> None:
-        """Return the names, or their length."""
+        """Return the names, or their length; those under trusted. to root only, as the store's filesystem does."""
         with self._attributes(node_id) as attributes:
             names = attributes.names()
-        shown = [name for name in names if not name.startswith(b"system.") or name in _ACLS]
+        hidden = (b"system.",) if ll.req_ctx(req).contents.uid == 0 else (b"system.", b"trusted.")
+        shown = [name for name in names if not name.startswith(hidden) or name in _ACLS]
         self._reply(req, b"".join(name + b"\0" for name in shown), room_nbytes)
 
     def on_setxattr(self, req: int, node_id: int, name: bytes, value: int, nbytes: int, flags: int) -> None:

@@ -230,8 +230,27 @@ def test_extended_attributes_in_ram(make_mount: Callable[..., TemporaryMount]) -
     ):
         with pytest.raises(OSError, check=lambda error: error.errno == errno.ENODATA):
             call()
-    with pytest.raises(OSError, check=lambda error: error.errno == errno.EOPNOTSUPP):
-        os.setxattr(path, b"system.other", b"x")
+    for name in (b"system.other", b"other.one", b"user", b"one"):
+        with pytest.raises(OSError, check=lambda error: error.errno == errno.EOPNOTSUPP):
+            os.setxattr(path, name, b"x")
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.EINVAL):
+        os.setxattr(path, b"user.", b"x")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
+def test_trusted_attributes_are_listed_to_root_only(make_mount: Callable[..., TemporaryMount], kind: str) -> None:
+    mounted = make_mount(kind, xattrs=True, allow_other=True)
+    mounted.base.chmod(0o755)
+    path = mounted.path / "file"
+    path.write_bytes(b"x")
+    for name in (b"user.one", b"trusted.one"):
+        os.setxattr(path, name, b"1")
+    assert sorted(os.listxattr(path)) == ["trusted.one", "user.one"]
+    os.seteuid(1000)
+    try:
+        assert os.listxattr(path) == ["user.one"]
+    finally:
+        os.seteuid(0)
 
 
 def test_no_extended_attributes_by_default(mounted: TemporaryMount) -> None:
