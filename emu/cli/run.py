@@ -166,15 +166,15 @@ def _rows_table(name: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for key, value in rows[0].items():
         is_text = isinstance(value, str)
-        table.add_column(key.replace("_", " "), justify="left" if is_text else "right", no_wrap=is_text)
+        heading = key.replace("_", " ")
+        longest = max(map(len, heading.split()), default=0)  # a heading may take two lines, but keeps its words
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=is_text, min_width=longest)
     for row in rows:
         table.add_row(*(_shown(value) for value in row.values()))
     return table
 
 
 def _shown(value: object) -> str:
-    if value is None:
-        return "-"
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -106,6 +106,7 @@ def draw_strategies(replay: Replay) -> Figure:
     axes.set_yticks(range(len(rows)), [row.rmap for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xscale("symlog", linthresh=1)
+    axes.xaxis.set_major_formatter(lambda value, _at: f"{value:,.10g}")
     axes.set_xlabel("visits")
     axes.grid(visible=False, axis="y")
     for place, (row, value) in enumerate(zip(rows, values, strict=True)):

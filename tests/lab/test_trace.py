@@ -23,7 +23,7 @@ from emu.report.runs import load_run
 from emu.report.trace.book import read_book, read_events
 from emu.report.trace.from_events import trace_of_events
 from emu.report.trace.from_kernel import REAL_KERNEL_PID, KernelEvent, read_kernel_events, trace_of_kernel
-from emu.report.trace.ftrace import FORMATS
+from emu.report.trace.ftrace import FORMATS, kernel_lines
 from emu.report.trace.model import Lane, Slice, Thread, nested, side_by_side
 from fsbackend.throttle import DirtyParams
 
@@ -225,10 +225,12 @@ def test_the_kernels_words_become_requests_and_turns(tmp_path: Path) -> None:
     )
     events = list(read_kernel_events(path))
     assert events[0] == KernelEvent(
-        100_000_001_000, "dd", 77, 1, "fuse_request_send", "connection 41 req 8 opcode 16 (FUSE_WRITE) len 56"
+        100_000_001_000, "dd", 77, 1, "fuse_request_send", "connection 41 req 8 opcode 16 (FUSE_WRITE) len 56", "...1."
     )
     assert [event.name for event in events].count("lost_events") == 1
     assert events[5].comm == "name with - 3"
+    assert [event.flags for event in events[-2:]] == [".....", "...1."]
+    assert [line.partition("] ")[2][:5] for _at, _number, line in kernel_lines(path)][-2:] == [".....", "...1."]
     trace = trace_of_kernel(events)
     write, lookup = Lane(REAL_KERNEL_PID, "requests: WRITE"), Lane(REAL_KERNEL_PID, "requests: LOOKUP")
     args = {"from": "dd 77", "bytes": 56, "reply bytes": 24, "errno": 28}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from emu.report.trace.model import Args, Counter, Instant, Lane, Point, Slice, Thread, Trace
 
-_LINE = re.compile(r"\s*(.+)-(\d+)\s+\[(\d+)\]\s+\S+\s+(\d+)\.(\d+): (\w+): ?(.*)")
+_LINE = re.compile(r"\s*(.+)-(\d+)\s+\[(\d+)\]\s+(\S+)\s+(\d+)\.(\d+): (\w+): ?(.*)")
 _LOST = re.compile(r"CPU:(\d+) \[LOST (\d+) EVENTS\]")
 _FIELD = re.compile(r"([a-z_]+)[=:] ?(\S+?),?(?=\s|$)")
 _REQUEST = re.compile(r"connection (\d+) req (\d+) opcode \d+ \((\w+)\) len (\d+)")
@@ -36,6 +36,7 @@ class KernelEvent(NamedTuple):
     cpu: int
     name: str
     text: str
+    flags: str = "....."
 
     @property
     def fields(self) -> dict[str, str]:
@@ -50,9 +51,9 @@ def read_kernel_events(path: Path) -> Iterator[KernelEvent]:
         for line in file:
             found = _LINE.match(line)
             if found is not None:
-                comm, tid, cpu, seconds, fraction, name, text = found.groups()
+                comm, tid, cpu, flags, seconds, fraction, name, text = found.groups()
                 last_ns = int(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0"))
-                yield KernelEvent(last_ns, comm.strip(), int(tid), int(cpu), name, text.strip())
+                yield KernelEvent(last_ns, comm.strip(), int(tid), int(cpu), name, text.strip(), flags)
             elif lost := _LOST.match(line):
                 yield KernelEvent(last_ns, "ftrace", 0, int(lost[1]), "lost_events", f"count={lost[2]}")
 

@@ -82,10 +82,10 @@ _ROOT_CGROUP = 1
 Line = tuple[int, int, str]
 
 
-def _line(comm: str, tid: int, cpu: int, at_ns: int, what: str) -> str:
+def _line(comm: str, tid: int, cpu: int, at_ns: int, what: str, flags: str = ".....") -> str:
     """Return a line as Linux v6.18 kernel/trace/trace_output.c: trace_print_context() begins it."""
     seconds, ns = divmod(at_ns, 1_000_000_000)
-    return f"{comm[:16]:>16}-{tid:<7} [{cpu:03}] ..... {seconds:>5}.{ns // 1000:06}: {what}\n"
+    return f"{comm[:16]:>16}-{tid:<7} [{cpu:03}] {flags} {seconds:>5}.{ns // 1000:06}: {what}\n"
 
 
 class _Writer:
@@ -324,7 +324,7 @@ def kernel_lines(path: Path) -> Iterator[Line]:
     """Yield the lines that the real kernel printed, as they are."""
     for number, event in enumerate(read_kernel_events(path)):
         what = f"{event.name}: {event.text}"
-        yield event.at_ns, number, _line(event.comm, event.tid, event.cpu, event.at_ns, what)
+        yield event.at_ns, number, _line(event.comm, event.tid, event.cpu, event.at_ns, what, event.flags)
 
 
 def ftrace_text(lines: list[Line], nr_cpus: int) -> Iterator[str]:
