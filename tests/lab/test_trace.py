@@ -19,10 +19,12 @@ from emu.lab.tracefs import event_filter, tracefs
 from emu.machine import Machine
 from emu.mm_types.clock import VirtualClock
 from emu.mm_types.events import EventKind, EventLog
+from emu.mm_types.vmstat import VmStat
 from emu.report.runs import load_run
 from emu.report.trace.book import read_book, read_events
 from emu.report.trace.from_events import trace_of_events
 from emu.report.trace.from_kernel import REAL_KERNEL_PID, KernelEvent, read_kernel_events, trace_of_kernel
+from emu.report.trace.from_samples import trace_of_vmstat, unit_of
 from emu.report.trace.ftrace import FORMATS, kernel_lines
 from emu.report.trace.model import Lane, Slice, Thread, nested, side_by_side
 from fsbackend.throttle import DirtyParams
@@ -319,3 +321,13 @@ def test_a_book_of_names_that_is_lost_leaves_numbers(run: Path, tmp_path: Path) 
     trace = trace_of_events(read_events(run / "events.npy"), book)
     assert any(one.name.startswith("write ") for one in trace.slices)
     assert load_run(run).name == "busy"
+
+
+def test_counters_have_units() -> None:
+    units = {name: unit_of(name) for name in VmStat().snapshot()}
+    assert {name for name, unit in units.items() if unit == "KiB"} == {"pgpgin", "pgpgout"}
+    assert {units[name] for name in ("nr_dirty", "nr_mapped", "pgsteal_kswapd", "pswpin")} == {"pages"}
+    assert {units[name] for name in ("pgfault", "nr_tlb_remote_flush", "allocstall", "mkclean_calls")} == {"times"}
+    assert (units["throttle_pause_us"], units["mkclean_pte_visits"]) == ("us", "visits")
+    trace = trace_of_vmstat([{"clock_s": at, "pgfault": at} for at in (1.0, 2.0)], 1)
+    assert {point.counter.unit for point in trace.points} == {"times"}

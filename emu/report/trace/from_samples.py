@@ -50,6 +50,26 @@ def trace_of_samples(samples: Sequence[Sample], pid: int, process: str) -> Trace
     return trace
 
 
+_TIMES = frozenset({
+    "nr_remap", "nr_page_mkwrite", "nr_do_wp_page", "nr_cow", "nr_nonlinear_fault", "nr_copyout", "nr_throttled",
+    "nr_writeback_io", "nr_write_errors", "nr_fsync", "nr_oom", "pgfault", "pgmajfault",
+})  # fmt: skip
+_PAGES = ("nr_", "pg", "psw", "unevictable_pgs", "unaccounted_dirty", "mkclean_cleaned")
+
+
+def unit_of(name: str) -> str:
+    """Return what a counter of /proc/vmstat, or of fremap's beside them, counts."""
+    if name in {"pgpgin", "pgpgout"}:
+        return "KiB"
+    if name.endswith("_us"):
+        return "us"
+    if name.endswith("_visits"):
+        return "visits"
+    if name in _TIMES or name.startswith("nr_tlb_"):
+        return "times"
+    return "pages" if name.startswith(_PAGES) else "times"
+
+
 def trace_of_vmstat(series: Sequence[dict[str, float]], pid: int, without: frozenset[str] = frozenset()) -> Trace:
     """Return a machine's counters over its own time; those that never moved, and those in `without`, are left out."""
     trace = Trace()
@@ -62,7 +82,7 @@ def trace_of_vmstat(series: Sequence[dict[str, float]], pid: int, without: froze
     ]
     for row in series:
         at_ns = to_ns(row["clock_s"])
-        trace.points += [Point(Counter(pid, name, ""), at_ns, int(row[name])) for name in moving]
+        trace.points += [Point(Counter(pid, name, unit_of(name)), at_ns, int(row[name])) for name in moving]
     return trace
 
 
