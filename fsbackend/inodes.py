@@ -162,9 +162,11 @@ class InodeTable:
                 if node in self.lingering and self._close_data(node) and node.nlookup <= 0 and node.id:
                     self._try_drop(node)
         for node in list(self.waiting):
-            if not node.is_dir and self.cache.io.remembers(node):
+            if node.parent is not None and not node.is_dir and self.cache.io.remembers(node):
                 continue
             with self.lock:
+                if self._must_wait(node):  # a barrier of others may have confirmed that its last name went
+                    continue
                 self._wait_no_more(node)
                 if node.nlookup <= 0 and node.id:
                     self._try_drop(node)
