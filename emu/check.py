@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from emu.check_anon import Violations, check_anon_vmas, check_committed, check_private, check_swap, equal
-from emu.check_cpus import check_page_walk_caches, check_tlbs
+from emu.check_cpus import check_loaded, check_page_walk_caches, check_tlbs
 from emu.check_lists import check_evictable, check_free_frames, check_lru, check_order
 from emu.errors import KernelBug
 from emu.machine import Machine
 from emu.mm.filemap import max_pgoff
 from emu.mm.kernel import Kernel
 from emu.mm.vma_prot import vma_wants_writenotify
+from emu.mm_types.address_space import AddressSpace
 from emu.mm_types.mm import Mm
 from emu.mm_types.page import (
     PG_ANON,
@@ -118,6 +119,8 @@ def _check_page_tables(k: Kernel) -> Violations:
                 yield f"{mm!r}: table frame is not marked: {k.mem_map.describe(pfn)}"
     tables = sum(len(mm.pt.table_pfns()) for mm in k.mms.values())
     yield from equal("nr_page_table_pages", k.vmstat.nr_page_table_pages, tables)
+    marked = int(np.count_nonzero(k.mem_map.flags_array & PG_PGTABLE))
+    yield from equal("pages with PG_pgtable", marked, tables)
 
 
 def _check_rights(k: Kernel, vma: VmArea, vaddr: int, pte: int) -> Violations:
@@ -206,6 +209,18 @@ def _check_counts(k: Kernel) -> Violations:
     yield from equal("allocated frames", k.ram.nr_frames - 1 - k.ram.nr_free, len(known))
 
 
+def _check_slot(k: Kernel, mapping: AddressSpace, pgoff: int, pfn: int) -> Violations:
+    """Compare a slot of a file's tree with its struct page."""
+    flags, tag, page = k.mem_map.flags[pfn], mapping.pages.tags(pgoff), k.mem_map.describe(pfn)
+    if pgoff >= max_pgoff(k, mapping):
+        yield f"{mapping!r} slot {pgoff} lies beyond its {mapping.i_size} bytes: {page}"
+    if (k.mem_map.mapping[pfn], k.mem_map.index[pfn]) != (mapping.ident, pgoff) or flags & PG_ANON:
+        yield f"{mapping!r} slot {pgoff} holds {page}"
+    wrong = mapping.writeback and bool(flags & PG_DIRTY) != bool(tag & TAG_DIRTY)
+    if wrong or bool(flags & PG_WRITEBACK) != bool(tag & TAG_WRITEBACK):
+        yield f"{mapping!r} slot {pgoff} tag {tag}: {page}"
+
+
 def _check_page_cache(k: Kernel) -> Violations:
     """Struct page and the file's tree agree on place, tags and counts; the counters are what they count."""
     dirty = writeback = cached = 0
@@ -213,21 +228,14 @@ def _check_page_cache(k: Kernel) -> Violations:
     for mapping in k.mappings.values():
         tags = Counter[int]()
         for pgoff, pfn in mapping.pages:
+            yield from _check_slot(k, mapping, pgoff, pfn)
             flags, tag = k.mem_map.flags[pfn], mapping.pages.tags(pgoff)
             cached += 1
-            if pgoff >= max_pgoff(k, mapping):
-                yield f"{mapping!r} slot {pgoff} lies beyond its {mapping.i_size} bytes: {k.mem_map.describe(pfn)}"
-            if (k.mem_map.mapping[pfn], k.mem_map.index[pfn]) != (mapping.ident, pgoff):
-                yield f"{mapping!r} slot {pgoff} holds {k.mem_map.describe(pfn)}"
-            if mapping.writeback and bool(flags & PG_DIRTY) != bool(tag & TAG_DIRTY):
-                yield f"{mapping!r} slot {pgoff} tag {tag}: {k.mem_map.describe(pfn)}"
-            if bool(flags & PG_WRITEBACK) != bool(tag & TAG_WRITEBACK):
-                yield f"{mapping!r} slot {pgoff} tag {tag}: {k.mem_map.describe(pfn)}"
-            if mapping.account_dirty and flags & PG_DIRTY:
-                dirty += 1
-                bdi_dirty[id(mapping.bdi)] += 1
             writeback += bool(flags & PG_WRITEBACK)
-            bdi_writeback[id(mapping.bdi)] += bool(flags & PG_WRITEBACK and mapping.account_dirty)
+            if mapping.account_dirty:
+                dirty += bool(flags & PG_DIRTY)
+                bdi_dirty[id(mapping.bdi)] += bool(flags & PG_DIRTY)
+                bdi_writeback[id(mapping.bdi)] += bool(flags & PG_WRITEBACK)
             tags.update(one for one in (TAG_DIRTY, TAG_WRITEBACK) if tag & one)
         yield from equal(f"{mapping!r} tagged", mapping.pages.nr_tagged, {t: tags[t] for t in mapping.pages.nr_tagged})
         listed = mapping in k.dirty_mappings
@@ -236,10 +244,16 @@ def _check_page_cache(k: Kernel) -> Violations:
     writeback += sum(bool(k.mem_map.flags[pfn] & PG_WRITEBACK) for pfn in k.swap.cache.values())
     yield from equal("nr_dirty", k.vmstat.nr_dirty, dirty)
     yield from equal("nr_writeback", k.vmstat.nr_writeback, writeback)
+    if writeback and not k.io.in_flight:
+        yield f"{writeback} pages are under writeback, and nothing is in flight"
     yield from equal("nr_file_pages", k.vmstat.nr_file_pages, cached)
     for bdi in k.bdis.values():
         yield from equal(f"bdi {bdi.name} nr_dirty", bdi.nr_dirty, bdi_dirty[id(bdi)])
         yield from equal(f"bdi {bdi.name} nr_writeback", bdi.nr_writeback, bdi_writeback[id(bdi)])
+
+
+def _check_mapped(k: Kernel) -> Violations:
+    """Count again the pages that are mapped or mlocked."""
     flags_array = k.mem_map.flags_array
     mapped = k.mem_map.mapcount_array > 0
     anon = (flags_array & PG_ANON) != 0
@@ -260,6 +274,7 @@ _CHECKS: tuple[Callable[[Kernel], Violations], ...] = (
     _check_ptes,
     _check_counts,
     _check_page_cache,
+    _check_mapped,
     check_anon_vmas,
     check_swap,
     check_committed,
@@ -267,6 +282,7 @@ _CHECKS: tuple[Callable[[Kernel], Violations], ...] = (
     check_lru,
     check_evictable,
     check_free_frames,
+    check_loaded,
     check_tlbs,
     check_page_walk_caches,
     _check_rmap,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from emu.check_anon import Violations
 from emu.hw.mmu import Mmu
+from emu.hw.state import ASID_SHIFT, R_CONTEXT, R_ROOT, TAG_ASID
 from emu.hw.tlb_dump import TlbEntry, front_entries, pwc_entries, tlb_entries
 from emu.mm.kernel import Kernel
 from emu.mm_types.mm import Mm
@@ -39,6 +40,20 @@ def check_tlbs(k: Kernel) -> Violations:
                 yield f"CPU {cpu}: {entry} of {mm!r}, whose flushes go to {mm.cpu_mask:#b}"
             if not entry.level and (entry.asid, entry.vaddr, entry.pfn) not in first_level:
                 yield f"CPU {cpu}: {entry} of {mm!r} is in the front alone"
+
+
+def check_loaded(k: Kernel) -> Violations:
+    """Each address space has a number of its own, and each CPU translates through the table of the one it runs."""
+    if {asid: mm.ident for asid, mm in k.asids.items()} != {mm.asid: mm.ident for mm in k.mms.values()}:
+        yield f"asids {k.asids}, address spaces {k.mms}"
+    for cpu, (mmu, mm) in enumerate(zip(k.cpus, k.current, strict=True)):
+        if mm is None:
+            continue
+        root, asid = mmu.regs[R_ROOT] >> k.page_shift, (mmu.regs[R_CONTEXT] & int(TAG_ASID)) >> int(ASID_SHIFT)
+        if mm.dead or not mm.cpu_mask >> cpu & 1:
+            yield f"CPU {cpu} runs {mm!r}, dead or not in its mask {mm.cpu_mask:#b}"
+        elif (root, asid) != (mm.pt.root_pfn, mm.asid):
+            yield f"CPU {cpu} runs {mm!r} with the table in frame {root}, ASID {asid}"
 
 
 def check_page_walk_caches(k: Kernel) -> Violations:

@@ -75,6 +75,7 @@ def check_order(k: Kernel) -> Violations:
     """VMAs are found by address, linked in order, and found by file page."""
     for mm in k.mms.values():
         vmas = list(mm.vmas)
+        yield from equal(f"{mm!r} map_count", mm.map_count, len(vmas))
         for below, vma, above in zip([None, *vmas][:-1], vmas, [*vmas, None][1:], strict=True):
             if (vma.vm_prev, vma.vm_next) != (below, above) or mm.vmas.find(vma.start) is not vma:
                 yield f"{mm!r}: {vma!r} is out of order"

@@ -6,6 +6,7 @@ from emu.mm.rmap.page_hash import VPN_BITS
 from emu.mm_types.page import (
     ACTIVE,
     PG_ACTIVE,
+    PG_ANON,
     PG_DIRTY,
     PG_LOCKED,
     PG_LRU,
@@ -84,6 +85,17 @@ def nr_anon_pages(lab: Whole) -> None:
 @breaks("nr_mlock: kept")
 def nr_mlock(lab: Whole) -> None:
     lab.k.mem_map.flags[lab.pfn(0)] |= PG_MLOCKED
+
+
+@breaks("under writeback, and nothing is in flight")
+def write_that_never_ends(lab: Whole) -> None:
+    lab.k.mem_map.flags[lab.pfn(0)] |= PG_WRITEBACK
+    lab.k.vmstat.nr_writeback += 1
+
+
+@breaks("slot 0 holds")
+def page_of_a_file_marked_anonymous(lab: Whole) -> None:
+    lab.k.mem_map.flags[lab.pfn(0)] |= PG_ANON
 
 
 @breaks("bdi .* nr_writeback: kept")
@@ -168,6 +180,22 @@ def stale_translation_elsewhere(lab: Whole) -> None:
 def cpu_out_of_the_mask(lab: Whole) -> None:
     lab.process.load(lab.at(0), 1)
     lab.mm.cpu_mask = 0
+
+
+@breaks("dead or not in its mask")
+def cpu_that_runs_a_dead_process(lab: Whole) -> None:
+    lab.child.mm.dead = True
+
+
+@breaks("with the table in frame")
+def cpu_with_another_table(lab: Whole) -> None:
+    lab.k.current[0] = lab.mm
+    lab.mm.cpu_mask |= 1
+
+
+@breaks("^asids ")
+def number_of_nobody(lab: Whole) -> None:
+    lab.k.asids[77] = lab.mm
 
 
 @breaks("is in the front alone")

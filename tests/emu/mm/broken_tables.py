@@ -86,6 +86,11 @@ def no_write_notify(lab: Whole) -> None:
     lab.linear_vma.wants_writenotify = False
 
 
+@breaks("map_count: kept")
+def vmas_miscounted(lab: Whole) -> None:
+    lab.mm.vmas._nr += 1
+
+
 # Page tables
 
 
@@ -106,6 +111,11 @@ def upper_table_unlinked(lab: Whole) -> None:
 @breaks("table frame is not marked")
 def table_not_marked(lab: Whole) -> None:
     lab.k.mem_map.flags[lab.mm.pt.root_pfn] &= ~PG_PGTABLE
+
+
+@breaks("pages with PG_pgtable: kept")
+def page_marked_as_a_table(lab: Whole) -> None:
+    lab.k.mem_map.flags[lab.pfn(0)] |= PG_PGTABLE
 
 
 @breaks("nr_page_table_pages: kept")
