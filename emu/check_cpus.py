@@ -52,6 +52,8 @@ def check_loaded(k: Kernel) -> Violations:
         root, asid = mmu.regs[R_ROOT] >> k.page_shift, (mmu.regs[R_CONTEXT] & int(TAG_ASID)) >> int(ASID_SHIFT)
         if mm.dead or not mm.cpu_mask >> cpu & 1:
             yield f"CPU {cpu} runs {mm!r}, dead or not in its mask {mm.cpu_mask:#b}"
+        elif mm.asid in k.stale_asids[cpu]:
+            yield f"CPU {cpu} runs {mm!r}, and owes it a flush"
         elif (root, asid) != (mm.pt.root_pfn, mm.asid):
             yield f"CPU {cpu} runs {mm!r} with the table in frame {root}, ASID {asid}"
 

@@ -33,27 +33,35 @@ def check_lru(k: Kernel) -> Violations:
     yield from equal("pages with PG_lru", int(np.count_nonzero(k.mem_map.flags_array & PG_LRU)), listed)
 
 
-def check_evictable(k: Kernel) -> Violations:
-    """Look for pages that reclaim never finds: it must find all but what is mlocked, or has nowhere to go."""
-    flags = k.mem_map.flags
-    locked: set[int] = set()
-    listed = set(k.swap.cache.values())
+def _listed_and_locked(k: Kernel) -> tuple[set[int], set[int]]:
+    """Return the pages that must be on some list, and those that a locked mapping shows."""
+    listed, locked = set(k.swap.cache.values()), set[int]()
+    for mapping in k.mappings.values():
+        listed.update(pfn for _, pfn in mapping.pages)
     for mm in k.mms.values():
         for vma in mm.vmas:
             _, ptes = mm.pt.entries(vma.start, vma.end)
             pfns = pte_pfns(k, ptes[pte_flags(k, ptes)[0]]).tolist()
-            listed.update(pfn for pfn in pfns if flags[pfn] & PG_ANON)
+            listed.update(pfn for pfn in pfns if k.mem_map.flags[pfn] & PG_ANON)
             if vma.flags & VM_LOCKED:
                 locked.update(pfns)
-    for mapping in k.mappings.values():
-        listed.update(pfn for _, pfn in mapping.pages)
+    return listed, locked
+
+
+def check_evictable(k: Kernel) -> Violations:
+    """Look for pages that reclaim never finds: it must find all but what is mlocked, or has nowhere to go."""
+    flags = k.mem_map.flags
+    listed, locked = _listed_and_locked(k)
     for pfn in listed:
-        mapping_of = k.mappings.get(k.mem_map.mapping[pfn])
-        stays = bool(flags[pfn] & PG_MLOCKED) or (mapping_of is not None and not mapping_of.evictable)
+        mapping = k.mappings.get(k.mem_map.mapping[pfn])
+        nowhere_to_go = mapping is not None and not mapping.evictable
+        unevictable = k.lru.which(pfn) == UNEVICTABLE
         if not flags[pfn] & PG_LRU:
             yield f"on no list: {k.mem_map.describe(pfn)}"
-        elif k.lru.which(pfn) == UNEVICTABLE and not stays:
+        elif unevictable and not nowhere_to_go and not flags[pfn] & PG_MLOCKED:
             yield f"unevictable for no reason: {k.mem_map.describe(pfn)}"
+        elif nowhere_to_go and not unevictable:
+            yield f"evictable, with nowhere to go: {k.mem_map.describe(pfn)}"
     for pfn in np.flatnonzero(k.mem_map.flags_array & PG_MLOCKED).tolist():
         if pfn not in locked:
             yield f"mlocked, but no locked mapping has it: {k.mem_map.describe(pfn)}"

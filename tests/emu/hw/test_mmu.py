@@ -233,3 +233,27 @@ def test_mistakes_of_the_caller_are_told() -> None:
         space.mmu.run(np.zeros(2, np.uint64), np.zeros(2, np.uint8), np.zeros(1, np.uint64))
     with pytest.raises(ValueError, match="power of two"):
         TlbModel("bad", 3, 4, 16, 4, 0, "this test")
+
+
+def test_an_access_goes_round_at_the_end_of_a_32_bit_address_space() -> None:
+    space = Space("i386")
+    last, first = space.map(0xFFFF_F000), space.map(0)
+    value = 0x1122_3344_5566_7788
+    reached, _ = space.run([0xFFFF_FFFD], [STORE], [value])
+    assert (reached, space.fault()[0]) == (1, Cause.NONE)
+    stored = bytes(space.physmem.frame(last)[0xFFD:]) + bytes(space.physmem.frame(first)[:5])
+    assert stored == value.to_bytes(8, "little")
+    assert space.run([0xFFFF_FFFD], [LOAD], [0]) == (1, [value])
+
+
+@pytest.mark.parametrize("name", ["x86_64", "sv39", "arm64_4k"])
+def test_what_the_kernel_may_do_user_mode_may_not_do_after_it(name: str) -> None:
+    """The same page, just loaded and stored to: what the mode allowed must be forgotten with the mode."""
+    space = Space(name)
+    space.map(0x1000, user=False)
+    space.mmu.set_supervisor(on=True)
+    assert space.run([0x1000, 0x1000], [LOAD, STORE], [0, 1])[0] == 2
+    space.mmu.set_supervisor(on=False)
+    for kind in (LOAD, STORE):
+        assert space.run([0x1000], [kind], [7])[0] == 0
+        assert space.fault()[0] == Cause.PERMISSION

@@ -141,6 +141,11 @@ def page_out_of_sight(lab: Whole) -> None:
     lab.k.lru.move(lab.pfn(0), UNEVICTABLE)
 
 
+@breaks("evictable, with nowhere to go")
+def page_of_no_disk_in_sight(lab: Whole) -> None:
+    lab.k.mappings[lab.k.mem_map.mapping[lab.pfn(0)]].writeback = False
+
+
 @breaks("mlocked, but no locked mapping has it")
 def page_mlocked_by_nobody(lab: Whole) -> None:
     mlock_vma_page(lab.k, lab.pfn(0))
@@ -185,6 +190,12 @@ def cpu_out_of_the_mask(lab: Whole) -> None:
 @breaks("dead or not in its mask")
 def cpu_that_runs_a_dead_process(lab: Whole) -> None:
     lab.child.mm.dead = True
+
+
+@breaks("owes it a flush")
+def cpu_that_forgets_to_flush(lab: Whole) -> None:
+    lab.process.load(lab.at(0), 1)
+    lab.k.stale_asids[0].add(lab.mm.asid)
 
 
 @breaks("with the table in frame")

@@ -70,3 +70,37 @@ def test_no_more_address_spaces_than_numbers(name: str, most: int) -> None:
         mm_alloc(kernel)
     assert len(mms) == len(kernel.mms)
     machine.power_off()
+
+
+def test_a_lazy_cpu_that_runs_the_process_is_flushed_at_once() -> None:
+    with Machine(ram="4M", cpus=2, lazy_tlb=True, huge_pages=False, io_depth=0) as machine:
+        process = machine.spawn()
+        memory = process.mmap(-1, 4096, mmap.MAP_PRIVATE)
+        for cpu in (1, 0):
+            machine.kernel.cpu = cpu
+            process.store(memory.vaddr, b"here")
+        process.madvise(memory.vaddr, 4096, mmap.MADV_DONTNEED)
+        check(machine)
+        machine.kernel.cpu = 1
+        assert process.load(memory.vaddr, 4) == bytes(4)
+
+
+def test_a_number_that_is_given_anew_brings_nothing_of_its_last_owner() -> None:
+    """A lazy CPU keeps what it cached of a process that exits elsewhere; the next of that number must not see it."""
+    with Machine("sv39", ram="4M", cpus=2, lazy_tlb=True, huge_pages=False, io_depth=0) as machine:
+        k = machine.kernel
+        process, other = machine.spawn(), machine.spawn()
+        vaddr, asid = process.mmap(-1, 4096, mmap.MAP_PRIVATE).vaddr, process.mm.asid
+        k.cpu = 1
+        process.store(vaddr, b"mine")
+        other.load(other.mmap(-1, 4096, mmap.MAP_PRIVATE).vaddr, 1)
+        k.cpu = 0
+        process.exit()
+        k.next_ident = asid + 2048 * 3
+        heir = machine.spawn()
+        assert heir.mm.asid == asid
+        assert heir.mmap(-1, 4096, mmap.MAP_PRIVATE, vaddr=vaddr).vaddr == vaddr
+        check(machine)
+        k.cpu = 1
+        assert heir.load(vaddr, 4) == bytes(4)
+        check(machine)

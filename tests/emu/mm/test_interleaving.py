@@ -11,6 +11,7 @@ from emu.check import check
 from emu.errors import BusError, KernelBug
 from emu.machine import Machine
 from emu.mm.inode import Inode
+from emu.mm.mmap import MAP_NONBLOCK
 from emu.mm.truncate import invalidate_inode_pages2, truncate_range
 from tests.emu.mm.helpers import NR_PAGES, PAGE, make_file, page_bytes, virtual_machine
 from tests.interleave import Interleave
@@ -218,4 +219,38 @@ def test_two_threads_of_a_process_store_to_one_private_page(tmp_path: Path, faul
         window.process.store(vaddr + 5, b" last")
     check(window.machine)
     assert window.process.load(vaddr, 10) == b"first last"
+    window.machine.shutdown()
+
+
+@pytest.mark.parametrize("nonlinear", [False, True])
+def test_a_page_truncated_within_a_write_fault_is_not_mapped_again(tmp_path: Path, *, nonlinear: bool) -> None:
+    window = Window(tmp_path, "merged", nonlinear=nonlinear)
+    window.load()
+    shorter = window.pgoff * PAGE
+    with (
+        Interleave(window.kernel, "wp:page_locked", lambda: window.process.ftruncate(window.mapping, shorter)) as other,
+        pytest.raises(BusError, match="beyond the end"),
+    ):
+        window.process.store(window.vaddr, b"lost")
+    # Its page is locked, but not its PTE: that has gone by the time that the fault goes on.
+    assert other.blocked == 1
+    check(window.machine)
+    window.machine.power_off()
+
+
+@pytest.mark.parametrize(
+    ("fault_path", "point"), [("merged", "fault:before_set_pte"), ("legacy", "populate:checked")]
+)
+def test_a_page_remapped_within_its_fault_shows_what_the_remap_says(
+    tmp_path: Path, fault_path: str, point: str
+) -> None:
+    """Both hold mmap_sem for reading, as faults and remaps of a nonlinear mapping do."""
+    window = Window(tmp_path, fault_path, nonlinear=True)
+
+    def remap() -> None:
+        window.process.remap_file_pages(window.vaddr, PAGE, 0, 1, MAP_NONBLOCK)
+
+    with Interleave(window.kernel, point, remap):
+        assert window.load() == page_bytes(1)
+    check(window.machine)
     window.machine.shutdown()

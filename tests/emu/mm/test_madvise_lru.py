@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from emu.check import check
-from tests.emu.mm.helpers import PAGE, fails_with, make_file, stamp
+from emu.mm.madvise import MADV_COLD
+from tests.emu.mm.helpers import PAGE, fails_with, make_file, stamp, virtual_machine
 from tests.emu.mm.test_swap import nr_swapped, push_out, small, written
 
 FREE, COLD, PAGEOUT = 8, 20, 21
@@ -146,4 +147,19 @@ def test_willneed_reads_swap_ahead(kind: int) -> None:
     assert process.load(mapping.vaddr + 9 * PAGE, 8) == stamp(9)
     assert machine.vmstat.pgmajfault == major
     check(machine)
+    machine.shutdown()
+
+
+def test_a_cold_page_that_is_accessed_is_young_again(tmp_path: Path) -> None:
+    """The flush that goes with the accessed bit: a TLB that keeps the page would never set it again."""
+    machine, _ = virtual_machine()
+    process = machine.spawn()
+    mapping = process.mmap(str(make_file(tmp_path / "file", 1)), PAGE)
+    young = []
+    for _ in range(2):
+        process.load(mapping.vaddr, 1)
+        young.append(machine.format.pte_young(process.mm.pt.get(mapping.vaddr)))
+        process.madvise(mapping.vaddr, PAGE, MADV_COLD)
+        young.append(machine.format.pte_young(process.mm.pt.get(mapping.vaddr)))
+    assert young == [True, False] * 2
     machine.shutdown()

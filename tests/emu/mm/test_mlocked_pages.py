@@ -57,3 +57,28 @@ def test_a_copy_after_fork_leaves_the_child_a_page_that_can_be_reclaimed() -> No
     assert not machine.kernel.mem_map.flags[machine.format.pte_pfn(pte)] & PG_MLOCKED
     assert machine.vmstat.nr_mlock == 4
     machine.shutdown()
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+def test_a_page_that_a_remap_takes_out_of_a_locked_mapping_is_unlocked(tmp_path: Path, *, bulk: bool) -> None:
+    lab = Lab(tmp_path)
+    lab.process.remap_file_pages(lab.at(0), PAGE, 0, 1)
+    lab.process.mlock(lab.at(8), 2 * PAGE)
+    assert lab.machine.vmstat.nr_mlock == 2
+    if bulk:
+        lab.process.remap_file_pages_bulk([lab.at(8), lab.at(9)], [2, 3])
+        assert lab.machine.vmstat.nr_mlock == 0
+    else:
+        lab.process.remap_file_pages(lab.at(8), 2 * PAGE, 0, 2)
+        assert lab.machine.vmstat.nr_mlock == 2
+    check(lab.machine)
+    lab.machine.shutdown()
+
+
+def test_pages_of_a_file_without_a_disk_stay_out_of_sight_when_they_are_unlocked(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, plain_caps="ramfs")
+    lab.process.mlock(lab.at(0), 4 * PAGE)
+    lab.process.munlock(lab.at(0), 4 * PAGE)
+    check(lab.machine)
+    assert lab.machine.kernel.lru.nr[UNEVICTABLE] == 4
+    lab.machine.shutdown()

@@ -9,7 +9,7 @@ import pytest
 from emu.check import check
 from emu.errors import BusError, OutOfMemory
 from emu.mm.page_alloc import lock_page, unlock_page
-from emu.mm.unmap import SwapResult, try_to_unmap
+from emu.mm.unmap import SwapResult, page_referenced, try_to_unmap
 from emu.mm_types.page import PG_REFERENCED
 from tests.emu.mm.helpers import PAGE, make_file, map_nonlinear, stamp, virtual_machine
 
@@ -239,4 +239,39 @@ def test_shared_anonymous_memory_goes_with_its_last_mapping() -> None:
     check(machine)
     child.exit()
     assert machine.kernel.ram.nr_free == free
+    machine.shutdown()
+
+
+def test_a_page_that_is_accessed_again_is_referenced_again(tmp_path: Path) -> None:
+    """The flush that goes with the accessed bit: a TLB that keeps the page would never set it again."""
+    machine, _ = virtual_machine()
+    process = machine.spawn()
+    mapping = process.mmap(str(make_file(tmp_path / "file", 1)), PAGE)
+    k = machine.kernel
+    for _ in range(3):
+        process.load(mapping.vaddr, 1)
+        pfn = k.fmt.pte_pfn(process.mm.pt.get(mapping.vaddr))
+        assert [page_referenced(k, pfn), page_referenced(k, pfn)] == [1, 0]
+    machine.power_off()
+
+
+@pytest.mark.parametrize("rmap", ["none", "dirty_index"])
+def test_the_cluster_scan_passes_over_locked_mappings(rmap: str, tmp_path: Path) -> None:
+    path = make_file(tmp_path / "file", NR_PAGES)
+    machine, _ = virtual_machine(rmap=rmap)
+    processes = [machine.spawn(), machine.spawn()]
+    locked, other = (map_nonlinear(process, path, NR_PAGES) for process in processes)
+    processes[0].mlock(locked.vaddr, locked.nbytes)
+    processes[1].load(other.vaddr, NR_PAGES * PAGE)
+    k = machine.kernel
+    cached = next(iter(k.mappings.values()))
+    for _ in range(4):
+        for pgoff in range(NR_PAGES):
+            try_to_unmap(k, cached, cached.pages.lookup(pgoff))
+    mapped = [
+        sum(k.fmt.pte_present(process.mm.pt.get(mapping.vaddr + page * PAGE)) for page in range(NR_PAGES))
+        for process, mapping in zip(processes, (locked, other), strict=True)
+    ]
+    assert mapped == [NR_PAGES, 0]
+    check(machine)
     machine.shutdown()
