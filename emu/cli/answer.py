@@ -7,7 +7,7 @@ from rich.console import Console
 
 from emu.cli.experiments import choose_ground, saying_where
 from emu.cli.progress import RichProgress
-from emu.cli.show import print_whole
+from emu.cli.show import print_marked, print_whole
 from emu.lab.answer import AnswerOrder, answer
 from emu.lab.answer_cells import CellOptions
 from emu.lab.answer_rows import Answer
@@ -19,6 +19,7 @@ from emu.mm.rmap import STRATEGIES
 from emu.report.answer_page import render_answer
 from emu.report.answer_pictures import save_answer_pictures
 from emu.report.answer_table import answer_verdicts, cost_table, error_lines, memory_table, wait_table
+from emu.report.save import save_page
 
 
 def answer_order(
@@ -69,7 +70,7 @@ def run_answer(order: AnswerOrder, json_path: Path | None, report: Path | None, 
         directory.finish("broken" if broken else "done", broken=broken)
     page = directory.path / "index.html"
     pictures = save_answer_pictures(found, directory.path)
-    page.write_text(render_answer(found, pictures, directory.manifest), encoding="utf-8")
+    save_page(page, render_answer(found, pictures, directory.manifest))
     _show(found, page)
     return 1 if broken else 0
 
@@ -88,8 +89,8 @@ def _show(found: Answer, page: Path) -> None:
     if found.waits:
         print_whole(console, wait_table(found.waits))
     for line in error_lines(found):
-        console.print(f"[yellow]--[/] {line}", soft_wrap=True)
+        print_marked(console, "[yellow]--[/]", line)
     for good, sentence in answer_verdicts(found):
         mark = "[green]ok[/]" if good else "[bold red]BROKEN[/]"
-        console.print(f"{mark} {sentence}", soft_wrap=True)
-    console.print(f"pictures and page: {page}", soft_wrap=True, style="dim")
+        print_marked(console, mark, sentence)
+    console.print(f"pictures and page: {page}", soft_wrap=True, style="dim", markup=False)

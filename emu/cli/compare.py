@@ -1,11 +1,12 @@
 """fremap compare: the main job."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from emu.cli.options import JsonPath, read_share, read_size, tables_apart_from
+from emu.cli.options import JsonPath, read_place, read_share, read_size, tables_apart_from
 
 DEFAULT_PAGES = 16384
 _RMAPS = (
@@ -14,6 +15,9 @@ _RMAPS = (
 )  # fmt: skip
 """The names of emu.mm.rmap.STRATEGIES, which take a second to import; a test compares them."""
 _ALL = "Every strategy at every size (--all)"
+_OF_ALL = "max_pages", "cell_seconds", "verify_pages", "present_pages", "ns_per_visit"
+_OF_ROWS = "pages", "caps", "share", "ram", "events"
+"""Options that mean nothing with --matrix, nor with --all."""
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +25,17 @@ def register(app: typer.Typer) -> None:
     app.command("compare", rich_help_panel="Experiments")(compare)
 
 
+def _refuse_given(context: typer.Context, mode: str, names: Iterable[str]) -> None:
+    """Refuse options that would be passed over in silence."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"{mode} has no use for {option}: leave {option} out")
+
+
 def compare(
+    context: typer.Context,
     *,
     pages: Annotated[int, typer.Option(min=2, help="Pages of the file; the machine's RAM is twice that.")] = (
         DEFAULT_PAGES
@@ -49,7 +63,10 @@ def compare(
     ] = None,
     json_path: JsonPath = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the pictures and the page go; else runs/TIME-compare.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where the pictures and the page go; else runs/TIME-compare.", parser=read_place
+        ),
     ] = None,
     matrix: Annotated[
         bool,
@@ -96,6 +113,12 @@ def compare(
     Exits with 1 if a row does not come out as it must: on a disk, `none` loses exactly the pages stored after
     the writeback, and no other strategy loses anything.
     """
+    if every:
+        _refuse_given(context, "--all", ("matrix", *_OF_ROWS))
+    else:
+        _refuse_given(context, "a comparison without --all", _OF_ALL)
+    if matrix:
+        _refuse_given(context, "--matrix", _OF_ROWS)
     # Here, not at the top: numba and the machine take a second to load, and --help needs neither.
     if every:
         from emu.cli.answer import answer_order, run_answer  # noqa: PLC0415 - see above
@@ -119,7 +142,5 @@ def compare(
         require_fuse=require_fuse,
         events=events,
     )
-    if matrix and (pages != DEFAULT_PAGES or ram is not None):
-        raise typer.BadParameter("--matrix takes a small file and machine of its own: leave --pages and --ram out")
     with tables_apart_from(json_path):
         return run_matrix(order, json_path, report) if matrix else run_compare(order, json_path, report)

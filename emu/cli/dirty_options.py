@@ -5,11 +5,13 @@ at once, so nonsense is said before anything is mounted. Sizes in bytes, times i
 """
 
 import math
+from collections.abc import Iterable
 
 import typer
 
 from emu.units import format_size, parse_size
 from fsbackend.bdi import parse_caps
+from fsbackend.handles import Override
 from fsbackend.throttle import DirtyParams
 
 LEAST_DIRTY_NBYTES = 8192
@@ -100,6 +102,15 @@ def _refuse_default_order(background_ratio: int, default: int) -> None:
             f"--background-ratio {background_ratio} must lie below the dirty ratio, {default} by default:"
             " give --dirty-ratio, too"
         )
+
+
+def check_overrides(overrides: Iterable[str]) -> None:
+    """Refuse what is no GLOB=CAPS."""
+    try:
+        for text in overrides:
+            Override(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--override: {error}") from error
 
 
 def check_ratios(caps: str, max_ratio: int | None, min_ratio: int) -> None:

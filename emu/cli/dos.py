@@ -38,7 +38,7 @@ def dos(
     from rich.console import Console  # noqa: PLC0415 - see above
 
     from emu.cli.progress import RichProgress  # noqa: PLC0415 - see above
-    from emu.cli.show import print_whole  # noqa: PLC0415 - see above
+    from emu.cli.show import print_marked, print_whole  # noqa: PLC0415 - see above
     from emu.lab.dos import DosPlan, run_attacks, try_guards  # noqa: PLC0415 - see above
     from emu.lab.rundir import write_records  # noqa: PLC0415 - see above
     from emu.mm.rmap import STRATEGIES  # noqa: PLC0415 - see above
@@ -59,7 +59,7 @@ def dos(
             print_whole(console, table)
         print_whole(console, guard_table(guards))
         for good, sentence in said:
-            console.print(f"{'[green]ok[/]' if good else '[bold red]BROKEN[/]'} {sentence}", soft_wrap=True)
+            print_marked(console, "[green]ok[/]" if good else "[bold red]BROKEN[/]", sentence)
     return 0 if all(good for good, _ in said) else 1
 
 

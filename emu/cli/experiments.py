@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from emu.cli.progress import RichProgress
-from emu.cli.show import print_whole
+from emu.cli.show import print_marked, print_whole, say
 from emu.hw.pte import FORMATS
 from emu.lab.compare import OpenGround, combinations, run_all
 from emu.lab.errors import LabError, Terminated
@@ -26,6 +26,7 @@ from emu.report.compare_page import write_compare_page
 from emu.report.matrix_page import render_matrix
 from emu.report.matrix_table import matrix_table, matrix_verdicts
 from emu.report.runs import load_run
+from emu.report.save import save_page
 from emu.report.table import compare_table, verdicts
 from emu.units import format_size
 
@@ -77,9 +78,7 @@ def choose_ground(*, require_fuse: bool) -> tuple[OpenGround, str]:
         return _open_fuse, "each row on a FUSE mount of its own"
     if require_fuse:
         raise LabError(f"nothing can be mounted here: {reason}")
-    Console(stderr=True, soft_wrap=True, highlight=False).print(
-        f"fremap: nothing can be mounted here ({reason}); going on with plain files, capabilities given by hand"
-    )
+    say(f"fremap: nothing can be mounted here ({reason}); going on with plain files, capabilities given by hand")
     return _open_plain, "on plain files with the capabilities given by hand (nothing could be mounted)"
 
 
@@ -149,7 +148,7 @@ def run_matrix(order: CompareOrder, json_path: Path | None, report: Path | None)
         said = matrix_verdicts(cells)
         _keep(directory, cells_as_json(cells), json_path, said)
     page = directory.path / "index.html"
-    page.write_text(render_matrix(cells, directory.manifest), encoding="utf-8")
+    save_page(page, render_matrix(cells, directory.manifest))
     console = Console(highlight=False)
     print_whole(console, matrix_table(cells))
     return _conclude(console, said, f"page: {page}")
@@ -169,9 +168,7 @@ def saying_where(directory: RunDirectory) -> Iterator[None]:
         with directory.ending():
             yield
     except (KeyboardInterrupt, Terminated):
-        Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"fremap: what was done is in {directory.path}; fremap report {directory.path} shows it", markup=False
-        )
+        say(f"fremap: what was done is in {directory.path}; fremap report {directory.path} shows it")
         raise
 
 
@@ -192,6 +189,6 @@ def _keep(
 def _conclude(console: Console, said: Sequence[tuple[bool, str]], where: str) -> int:
     for good, sentence in said:
         mark = "[green]ok[/]" if good else "[bold red]BROKEN[/]"
-        console.print(f"{mark} {sentence}", soft_wrap=True)
-    console.print(where, soft_wrap=True, style="dim")
+        print_marked(console, mark, sentence)
+    console.print(where, soft_wrap=True, style="dim", markup=False)
     return 0 if all(good for good, _sentence in said) else 1

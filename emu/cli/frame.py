@@ -12,8 +12,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from io import TextIOWrapper
+from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -89,9 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Not where the caller had it ignored, as nohup does.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        _take_any_path(stream)
     # It warns that a home may not be written, or that its first start takes long: nothing to be done about.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     sys.exit(run(given or ["--help"]))
+
+
+def _take_any_path(stream: TextIO) -> None:
+    """Let a stream print every path: its bytes as they are if it takes UTF-8, else what it cannot say as escapes."""
+    if isinstance(stream, TextIOWrapper):
+        is_utf8 = stream.encoding.lower().replace("-", "") == "utf8"
+        stream.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
@@ -128,6 +139,19 @@ def run(arguments: Sequence[str]) -> int:
 
 def _report(error: Exception) -> int:
     """Write one line for `error` and return the exit code. FREMAP_TRACEBACK=1 shows where it came from."""
+    line, code = _in_words(error)
+    if code == EXIT_FAILED:
+        line += _if_nowhere()
+    if os.environ.get("FREMAP_TRACEBACK"):
+        sys.excepthook(type(error), error, error.__traceback__)
+    elif code == EXIT_BUG:
+        line += " (FREMAP_TRACEBACK=1 shows where)"
+    sys.stderr.write(f"fremap: {line}\n")
+    return code
+
+
+def _in_words(error: Exception) -> tuple[str, int]:
+    """Return what is said of `error`, and the exit code."""
     code = EXIT_FAILED
     if isinstance(error, _CommandLineError):
         # An Exit code of its own (2 for usage), and the words that typer found.
@@ -151,9 +175,13 @@ def _report(error: Exception) -> int:
         line, code = f"the emulated kernel broke an invariant: {error}", EXIT_BUG
     else:
         line, code = f"a bug in fremap: {type(error).__name__}: {error}", EXIT_BUG
-    if os.environ.get("FREMAP_TRACEBACK"):
-        sys.excepthook(type(error), error, error.__traceback__)
-    elif code == EXIT_BUG:
-        line += " (FREMAP_TRACEBACK=1 shows where)"
-    sys.stderr.write(f"fremap: {line}\n")
-    return code
+    return line, code
+
+
+def _if_nowhere() -> str:
+    """Return what explains most failures where the current directory is gone."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return "; the current directory was removed: go to another one (cd)"
+    return ""

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from emu.cli.dirty_options import check_ratios, read_params
-from emu.cli.options import read_place
+from emu.cli.dirty_options import check_overrides, check_ratios, read_params
+from emu.cli.options import read_new_file, read_place
 from emu.cli.status import status
 from emu.lab.errors import Terminated
 from fsbackend import mount as mounts
@@ -71,7 +71,9 @@ def mount(
     ] = False,
     direct: Annotated[bool, typer.Option("--direct", help="Write the store with O_DIRECT.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the injected faults.")] = 0,
-    log: Annotated[Path | None, typer.Option(help="The daemon's log.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The daemon's log.", parser=read_new_file)
+    ] = None,
 ) -> None:
     """Mount STORE at MOUNTPOINT; return when it serves.
 
@@ -83,6 +85,7 @@ def mount(
     are in MOUNTPOINT/.bdi, which is not listed.
     """
     check_ratios(caps, max_ratio, min_ratio)
+    check_overrides(override or ())
     info = mounts.mount(
         store,
         mountpoint,
@@ -175,7 +178,9 @@ def power_cut(
     survive: Annotated[
         str, typer.Option(help="Which unsynced writes survive: none, all, or a seed that chooses.")
     ] = "none",
-    at: Annotated[str, typer.Option(help="Not now but when this happens, such as 'store.fsync path=*.db nth=2'.")] = "",
+    at: Annotated[
+        str | None, typer.Option(help="Not now but when this happens, such as 'store.fsync path=*.db nth=2'.")
+    ] = None,
     report: Annotated[bool, typer.Option("--report", help="Do not cut; show what a cut would lose now.")] = False,
 ) -> None:
     """Cut the power of a mount made with --power-cut: only what was durable is left, and it serves on."""
@@ -192,8 +197,12 @@ def power_cut(
                 "confirmed"
             )
         return
+    # An unset variable must not cut now what was to be cut later, or with nothing surviving.
+    for option, given in (("--at", at), ("--survive", survive)):
+        if given is not None and not given.strip():
+            raise typer.BadParameter(f"{option} is empty: give a value, or leave it out")
     try:
-        if at:
+        if at is not None:
             mounts.unsynced(mountpoint)
             mounts.inject(mountpoint, [f"{at} cut={survive}"])
             typer.echo(f"the power of {mountpoint} will be cut at: {at}")

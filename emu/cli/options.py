@@ -1,5 +1,6 @@
 """Options that several subcommands share, and how they are read."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -9,10 +10,6 @@ from typing import Annotated
 import typer
 
 from emu.units import parse_size
-
-JsonPath = Annotated[
-    Path | None, typer.Option("--json", metavar="PATH", help="Write the rows as JSON; - is standard output.")
-]
 
 
 @contextmanager
@@ -25,8 +22,32 @@ def tables_apart_from(json_path: Path | None) -> Iterator[None]:
 def read_place(value: str | Path) -> Path:
     """Read a path that must be given: an empty one, such as an unset variable, would mean the current directory."""
     if not str(value):
-        raise typer.BadParameter("it is empty: give a directory")
+        raise typer.BadParameter("it is empty: give a path")
     return Path(value)
+
+
+def read_new_file(value: str | Path) -> Path:
+    """Read the path of a file to be written, and refuse now what would fail only after all the work is done."""
+    if not str(value):
+        raise typer.BadParameter("it is empty: give a file")
+    path = Path(value)
+    if str(path) == "-":
+        return path
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a directory: give a file")
+    if not path.parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {path.parent} to write {path.name} into: make it first")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise typer.BadParameter(f"{path} may not be written: give another")
+    return path
+
+
+JsonPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", metavar="PATH", help="Write the rows as JSON; - is standard output.", parser=read_new_file
+    ),
+]
 
 
 def read_size(text: str) -> int:

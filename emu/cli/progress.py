@@ -18,7 +18,7 @@ class RichProgress:
     @contextmanager
     def step(self, title: str, total: int = 0) -> Iterator[Advance]:
         """Open a step of `total` units (0: unknown)."""
-        columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
+        columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()]
         if total:
             columns.insert(3, MofNCompleteColumn())
         bar = Progress(

@@ -10,10 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from typer.core import TyperCommand
 
 from emu.cli.progress import RichProgress
+from emu.cli.show import say
 from emu.units import format_size
 
 EXIT_NO_PROGRAM = 126
@@ -55,9 +55,9 @@ def record_trace(command: Sequence[str], out: Path | None) -> int:
     with RichProgress().step(f"tracing {name}") as advance:
         done = record_memory(command, path, advance)
     cut = "" if done.has_layout else "; its first mappings are not known, they are mapped where touched"
-    Console(stderr=True, soft_wrap=True, highlight=False, style="dim").print(
+    say(
         f"{done.nr_accesses:,} accesses and {done.nr_calls:,} calls in {path}, {format_size(path.stat().st_size)}{cut}"
         f"; fremap replay {path}",
-        markup=False,
+        dim=True,
     )
     return done.exit_code

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from emu.cli.options import read_size
+from emu.cli.options import read_new_file, read_place, read_size
 
 _PRICED = "What each reverse map would have paid"
 
@@ -33,12 +33,16 @@ def replay(
         bool, typer.Option("--anonymous", help="Pass over the trace's mappings: all is anonymous memory.")
     ] = False,
     on: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="A directory for shared files; else a temporary mount.")
+        Path | None,
+        typer.Option(metavar="PATH", help="A directory for shared files; else a temporary mount.", parser=read_place),
     ] = None,
     caps: Annotated[str, typer.Option(help="Capabilities of the temporary mount.")] = "disk",
     seed: Annotated[int, typer.Option(min=0, help="Decides the junk in RAM.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="The run directory; else runs/TIME-replay.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="The run directory; else runs/TIME-replay.", parser=read_place
+        ),
     ] = None,
     events: Annotated[
         bool, typer.Option("--events", help="Keep the machine's events, too: `fremap trace DIR` shows them.")
@@ -60,7 +64,9 @@ def replay(
     convert: Annotated[
         Path | None,
         typer.Option(
-            metavar="PATH", help="Only write the trace in another form: .txt text, else binary; .xz and .gz compress."
+            metavar="PATH",
+            help="Only write the trace in another form: .txt text, else binary; .xz and .gz compress.",
+            parser=read_new_file,
         ),
     ] = None,
 ) -> int:

@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 
 from emu.cli.progress import RichProgress
+from emu.cli.show import say
 from emu.errors import KernelBug, Signal
 from emu.hw.pte import get_format
-from emu.lab.errors import LabError, Terminated
+from emu.lab.errors import LabError, Terminated, WrongOption
 from emu.lab.ground import Ground, fuse_ground, given_ground, plain_ground, why_no_fuse
 from emu.lab.lab import Lab, LabOptions
 from emu.lab.memtrace.container import Trace
@@ -82,13 +83,8 @@ def convert_trace(name: str, target: Path) -> int:
     with open_trace(find_trace(name), progress) as trace:
         form = convert(trace, target, progress)
         cut = "" if trace.complete else "; the trace is cut short, this is what it has"
-        _say(f"{target}: {plural(trace.nr_accesses, 'access')}, {plural(trace.nr_calls, 'call')}, {form}{cut}")
+        say(f"{target}: {plural(trace.nr_accesses, 'access')}, {plural(trace.nr_calls, 'call')}, {form}{cut}", dim=True)
     return 0
-
-
-def _say(line: str, *, dim: bool = True) -> None:
-    style = "dim" if dim else None
-    Console(stderr=True, soft_wrap=True, highlight=False, style=style).print(line, markup=False)
 
 
 class _Grounds:
@@ -99,7 +95,7 @@ class _Grounds:
         self._caps = caps
         self._reason = why_no_fuse() if on is None else None
         if self._reason is not None:
-            _say(f"fremap: nothing can be mounted here ({self._reason}); going on with plain files", dim=False)
+            say(f"fremap: nothing can be mounted here ({self._reason}); going on with plain files")
 
     def open(self) -> AbstractContextManager[Ground]:
         if self._on is not None:
@@ -114,7 +110,7 @@ def _check(request: ReplayRequest, trace: Trace) -> None:
     page_size = 1 << get_format(request.format).page_shift
     if request.ram is not None and request.ram < MIN_FRAMES * page_size:
         least = format_size(MIN_FRAMES * page_size)
-        raise LabError(f"--ram {format_size(request.ram)} is too little for {request.format}: give at least {least}")
+        raise WrongOption(f"--ram {format_size(request.ram)} is too little for {request.format}: give at least {least}")
     recorded = int(trace.info.get("page_size", 4096))
     if page_size > recorded and trace.nr_calls and not request.anonymous:
         raise LabError(
@@ -152,7 +148,7 @@ def replay_trace(request: ReplayRequest) -> int:
         finally:
             run.finish(status)
     _show(outcome, as_json=request.as_json)
-    _say(f"records: {run.path}")
+    say(f"records: {run.path}", dim=True)
     return 1 if outcome.broken else 0
 
 

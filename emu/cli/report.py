@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from emu.cli.options import read_place
 from emu.lab.rundir import naming, refuse_a_run
 
 
@@ -14,10 +15,11 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.", parser=read_place)],
     *,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where to write; else into the first run.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Where to write; else into the first run.", parser=read_place),
     ] = None,
 ) -> None:
     """Make pictures and one self-contained HTML page of a run, or of several side by side.

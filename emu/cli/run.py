@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from emu.cli.options import read_size
+from emu.cli.options import read_place, read_size
+from emu.cli.show import print_whole
 from emu.lab.workload import Workload, bundled_names, load_workload
 
 _LAB = "Laboratory"
@@ -31,14 +32,15 @@ def _lab_parameters() -> list[inspect.Parameter]:
 
     return [
         option(
-            "on", Path | None, None, "A directory to run in, such as a mount; else a temporary mount.", metavar="PATH"
+            "on", Path | None, None, "A directory to run in, such as a mount; else a temporary mount.", metavar="PATH",
+            parser=read_place,
         ),
         option("rmap", str, "dirty_index", "The reverse-map strategy."),
         option("format", str, "x86_64", "The page-table format."),
         option("ram", int | None, None, "RAM of the machine, such as 64M.", parser=read_size, metavar="SIZE"),
         option("caps", str, "disk", "Capabilities of the mount; with --on only for files that tell none."),
         option("seed", int, 0, "Decides everything random.", min=0),
-        option("out", Path | None, None, "The run directory; else runs/TIME-NAME.", metavar="DIR"),
+        option("out", Path | None, None, "The run directory; else runs/TIME-NAME.", metavar="DIR", parser=read_place),
         option("events", bool, False, "Record events too.", "--events"),
         option("proc", bool, False, "Leave the machine's /proc, too: meminfo, smaps, sparse pagemaps.", "--proc"),
         option("host", bool, False, "On this kernel instead of an emulated machine.", "--host"),
@@ -144,16 +146,16 @@ def show_outcome(outcome: dict[str, Any], *, as_json: bool, title: str) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
     table.add_column()
     table.add_column(justify="right")
-    console, rows = Console(highlight=False), []
+    console, rows = Console(highlight=False, markup=False), []
     for name, value in outcome.items():
         if _is_rows(value):
             rows.append(_rows_table(name, value))
         elif value or not isinstance(value, (dict, list)):
             table.add_row(name.replace("_", " "), _shown(value))
     if table.row_count:
-        console.print(table)
+        print_whole(console, table)
     for one in rows:
-        console.print(one)
+        print_whole(console, one)
 
 
 def _is_rows(value: object) -> bool:

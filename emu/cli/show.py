@@ -1,8 +1,13 @@
-"""Print tables whole: where the terminal is narrower than the numbers, the terminal wraps, nothing is cut."""
+"""What is printed: tables whole, and lines as they are.
+
+Where the terminal is narrower than a table's numbers, the terminal wraps, nothing is cut. Brackets in a line are the
+user's (a path, a rule, a program's name), never rich's markup.
+"""
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 _WIDEST = 1000
 
@@ -16,3 +21,14 @@ def print_whole(console: Console, table: Table) -> None:
         console.print(table, crop=False)
     finally:
         console.width = width
+
+
+def say(line: str, *, dim: bool = False) -> None:
+    """Print a line for people on standard error."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False, style="dim" if dim else None)
+    console.print(line, markup=False)
+
+
+def print_marked(console: Console, mark: str, sentence: str) -> None:
+    """Print a sentence behind its mark, which is in rich's markup."""
+    console.print(Text.assemble(Text.from_markup(mark), " ", sentence), soft_wrap=True)

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from emu.cli.options import read_place
 from emu.units import format_size
 from fsbackend import mount as mounts
 from fsbackend import state
@@ -26,7 +27,8 @@ _AMOUNTS = {
 
 def status(
     mountpoint: Annotated[
-        Path | None, typer.Argument(metavar="[MOUNTPOINT]", help="One mount; without it all.")
+        Path | None,
+        typer.Argument(metavar="[MOUNTPOINT]", help="One mount; without it all.", parser=read_place),
     ] = None,
     *,
     pauses: Annotated[

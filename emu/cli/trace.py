@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from emu.cli.options import read_new_file, read_place
+
 if TYPE_CHECKING:
     from emu.report.runs import Run
 
@@ -22,12 +24,18 @@ def _with_rows(run: "Run") -> "list[Run]":
 
 
 def trace(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories; several on one time line.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run directories; several on one time line.", parser=read_place),
+    ],
     *,
     perfetto: Annotated[bool, typer.Option("--perfetto", help="A trace for ui.perfetto.dev (the default).")] = False,
     ftrace: Annotated[bool, typer.Option("--ftrace", help="Text as /sys/kernel/tracing/trace has it.")] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write; else into the first run.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Where to write; else into the first run.", parser=read_new_file
+        ),
     ] = None,
 ) -> None:
     """Write what runs recorded as a trace: processes, kernel threads, faults, I/O, counters.

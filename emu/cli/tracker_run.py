@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from emu.cli.progress import RichProgress
-from emu.cli.show import print_whole
+from emu.cli.show import print_marked, print_whole
 from emu.lab.rundir import RunDirectory, write_records
 from emu.report.trackers_page import write_trackers_page
 from emu.report.trackers_table import trackers_said, trackers_table
@@ -55,7 +55,7 @@ def run_all_trackers(order: TrackersOrder, json_path: Path | None, report: Path 
     console = Console(highlight=False)
     print_whole(console, trackers_table(rows, filesystem))
     for good, sentence in trackers_said(rows):
-        console.print(f"{_MARKS[good]} {sentence}", soft_wrap=True)
+        print_marked(console, _MARKS[good], sentence)
     records = {"version": 1, "filesystem": filesystem, "rows": [row.as_json() for row in rows]}
     if json_path is not None:
         write_records(json_path, records)
@@ -64,7 +64,7 @@ def run_all_trackers(order: TrackersOrder, json_path: Path | None, report: Path 
         directory.save_counters(records)
         directory.finish("broken" if broken else "done", broken=broken)
         page = write_trackers_page(rows, filesystem, directory.manifest, directory.path)
-        console.print(f"picture and page: {page}", soft_wrap=True, style="dim")
+        console.print(f"picture and page: {page}", soft_wrap=True, style="dim", markup=False)
     return 1 if broken else 0
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from emu.cli.options import JsonPath, tables_apart_from
+from emu.cli.options import JsonPath, read_place, tables_apart_from
 
 _TRACKERS = ("mprotect", "uffd_wp", "uffd_sigbus", "uffd_async", "pagemap_scan", "soft_dirty", "dirty_index")
 """The names of emu.trackers.measure.TRACKERS and the emulated one; a test compares them."""
@@ -33,7 +33,8 @@ def trackers(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count; times are their medians.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Decides which pages are stored to, and their order.")] = 0,
     report: Annotated[
-        Path | None, typer.Option(metavar="DIRECTORY", help="Leave records, a picture and an HTML page there.")
+        Path | None,
+        typer.Option(metavar="DIRECTORY", help="Leave records, a picture and an HTML page there.", parser=read_place),
     ] = None,
     json_path: JsonPath = None,
 ) -> int:

@@ -12,7 +12,9 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from emu.cli.options import read_place
 from emu.cli.record_memory import NO_MOUNT, RecordCommand, record_trace, why_not_runnable
+from emu.cli.show import say
 from emu.lab.activity import Activity, look
 from emu.lab.errors import LabError
 from emu.lab.kernel_view import KernelView
@@ -43,7 +45,9 @@ def check_seconds(option: str, seconds: float) -> None:
 
 
 def watch(
-    mountpoints: Annotated[list[Path], typer.Argument(metavar="MOUNTPOINT...", help="Mounts of fremap.")],
+    mountpoints: Annotated[
+        list[Path], typer.Argument(metavar="MOUNTPOINT...", help="Mounts of fremap.", parser=read_place)
+    ],
     *,
     interval: Annotated[float, typer.Option(min=0.05, metavar="SECONDS", help="How often to look.")] = 0.5,
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
@@ -127,9 +131,9 @@ class _Watcher:
 
 
 def _watch(observers: list[Observer], interval: float, *, once: bool, as_json: bool) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     live = console.is_terminal and not once and not as_json
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     watcher = _Watcher(observers, (lambda _line: None) if live else lambda line: errors.print(f"fremap: {line}"))
     time.sleep(_FIRST_LOOK_S if once else min(interval, _FIRST_LOOK_S))
     if live:
@@ -163,7 +167,10 @@ def _watch_live(watcher: _Watcher, console: Console, interval: float) -> None:
 
 def record(
     mountpoint: Annotated[
-        Path | None, typer.Argument(metavar="MOUNTPOINT", help="A mount of fremap; without: the command's memory.")
+        Path | None,
+        typer.Argument(
+            metavar="MOUNTPOINT", help="A mount of fremap; without: the command's memory.", parser=read_place
+        ),
     ] = None,
     command: Annotated[
         list[str] | None, typer.Argument(metavar="-- COMMAND", help="Record as long as this runs.")
@@ -176,6 +183,7 @@ def record(
             "-o",
             metavar="PATH",
             help="The run directory, else runs/TIME-record; without MOUNTPOINT the trace, else TIME-COMMAND.ftr.",
+            parser=read_place,
         ),
     ] = None,
     interval: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="How often to look.")] = 0.1,
@@ -204,7 +212,6 @@ def record(
     config = {**config_of_mount(observer), "interval_s": interval, "record": list(command or ())}
     run = RunDirectory("record", out, config, seed=config["mount"].get("seed", 0))
     devices = [device for device in (observer.device, observer.disk_device) if device]
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
     code = record_run(
         observer,
         run,
@@ -212,12 +219,12 @@ def record(
         duration_s=seconds,
         command=command or (),
         kernel=KernelTrace(run.path / KERNEL_TRACE, devices) if kernel else None,
-        warn=lambda line: console.print(f"fremap: {line}"),
+        warn=lambda line: say(f"fremap: {line}"),
     )
     told = run.manifest
     line = f"{told['samples']} samples in {run.path}; the sampler took {told['sampler_cpu_share']:.2%} of a core"
     if "kernel_events" in told:
         lost = f", {told['kernel_events_lost']:,} lost" if told["kernel_events_lost"] else ""
         line += f"; {told['kernel_events']:,} kernel events{lost}, {told['kernel_cpu_share']:.2%}"
-    console.print(line, style="dim")
+    say(line, dim=True)
     return code

@@ -8,12 +8,11 @@ from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from emu.cli.progress import RichProgress
 from emu.cli.run import show_outcome
+from emu.cli.show import say
 from emu.errors import KernelBug, Signal
-from emu.lab.errors import LabError, Terminated
+from emu.lab.errors import LabError, Terminated, WrongOption
 from emu.lab.ground import Ground, fuse_ground, given_ground, plain_ground, why_no_fuse
 from emu.lab.host_lab import HostLab, host_format, without_unknowns
 from emu.lab.lab import Lab, LabOptions
@@ -28,9 +27,7 @@ def _open_ground(on: Path | None, caps: str) -> AbstractContextManager[Ground]:
     reason = why_no_fuse()
     if reason is None:
         return fuse_ground(caps)
-    Console(stderr=True, soft_wrap=True, highlight=False).print(
-        f"fremap: nothing can be mounted here ({reason}); going on with plain files and --caps {caps}"
-    )
+    _say(f"nothing can be mounted here ({reason}); going on with plain files and --caps {caps}")
     return plain_ground()
 
 
@@ -71,7 +68,7 @@ def _words(error: Exception) -> str:
 def _on_host(options: LabOptions, *, proc: bool) -> LabOptions:
     """Return the options with the format of this computer; LabError for what a real kernel does not give."""
     if options.events or proc:
-        raise LabError("--host: a real kernel gives no --events and no --proc of its inside; leave them out")
+        raise WrongOption("--host: a real kernel gives no --events and no --proc of its inside; leave them out")
     usual = LabOptions()
     for name in ("rmap", "format", "ram"):
         if getattr(options, name) != getattr(usual, name):
@@ -80,7 +77,7 @@ def _on_host(options: LabOptions, *, proc: bool) -> LabOptions:
 
 
 def _say(sentence: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"fremap: {sentence}")
+    say(f"fremap: {sentence}")
 
 
 def _tell_notes(lab: Lab) -> None:
@@ -147,5 +144,5 @@ def run_workload(workload: Workload, values: dict[str, Any], lab_values: dict[st
             directory.finish(status, **sampled)
     _tell_notes(lab)
     show_outcome(outcome, as_json=lab_values["json"], title=workload.name)
-    Console(stderr=True, highlight=False, soft_wrap=True, style="dim").print(f"records: {directory.path}")
+    say(f"records: {directory.path}", dim=True)
     return 0

@@ -146,14 +146,14 @@ class Lab:
             raise LabError("one run, one machine: it is booted already")
         chosen = self.options.ram if self.options.ram is not None else max(ram, at_least)
         if chosen < at_least:
-            raise LabError(f"--ram {format_size(chosen)} is too little here: give {format_size(at_least)}")
+            raise WrongOption(f"--ram {format_size(chosen)} is too little here: give {format_size(at_least)}")
         events: bool | EventLog = self.options.events
         if self.options.events and self._records is not None:
             events = EventLog(self._records / EVENTS)
             self._recording.callback(events.close)
         least = MIN_FRAMES << get_format(self.options.format).page_shift
         if chosen < least:
-            raise LabError(f"--ram {format_size(chosen)} is too little for any machine: give {format_size(least)}")
+            raise WrongOption(f"--ram {format_size(chosen)} is too little for any machine: give {format_size(least)}")
         self._machine = self._cleanup.enter_context(
             Machine(
                 format=self.options.format,

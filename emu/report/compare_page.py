@@ -16,6 +16,7 @@ from emu.report.pictures import draw_pictures, labels, save_pictures
 from emu.report.row_pictures import courses_of
 from emu.report.run_facts import change, differing, heading, number, picture_of, titles
 from emu.report.runs import Run
+from emu.report.save import save_page
 from emu.report.style import STYLE, share_axes
 from emu.report.table import share_of_ptes, summary_title, visits_per_call
 from emu.units import format_size
@@ -66,9 +67,9 @@ def write_compare_page(runs: Sequence[Run], directory: Path) -> Path:
         pictures = save_pictures(rows, directory) if rows else []
         courses = _save({name: [figure] for name, figure in _courses(run).items()}, directory)
         shown = [path for row in courses for path in row if path is not None]
-        page.write_text(render_page(rows, pictures, run.manifest, shown), encoding="utf-8")
+        save_page(page, render_page(rows, pictures, run.manifest, shown))
     else:
-        page.write_text(_render_side_by_side(runs, directory), encoding="utf-8")
+        save_page(page, _render_side_by_side(runs, directory))
     return page
 
 

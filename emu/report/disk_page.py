@@ -11,6 +11,7 @@ import matplotlib as mpl
 
 from emu.lab.disk_writeback import Measured
 from emu.report.disk_pictures import TOLERANCE, disk_pictures
+from emu.report.save import save_page
 from emu.report.style import STYLE
 from emu.report.table import ABSENT
 
@@ -48,12 +49,12 @@ def write_disk_page(found: Sequence[Measured], directory: Path) -> Path:
         loader=jinja2.PackageLoader("emu.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = directory / "index.html"
-    page.write_text(
+    save_page(
+        page,
         environment.get_template("disk.html.j2").render(
             headings=list(HEADINGS.values()),
             rows=[(one.most_dirty > one.cell.limit * TOLERANCE, cells_of(asdict(one.row))) for one in found],
             pictures=pictures,
         ),
-        encoding="utf-8",
     )
     return page

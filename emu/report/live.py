@@ -1,6 +1,7 @@
 """Mounts as panels on the terminal: bars against the limits, rates, pauses, requests, the disk, the kernel.
 
-Where the terminal is too small for all panels they are brief: nine lines each.
+Where the terminal is too small for all panels they are brief: nine lines each. Print them without markup: paths and
+programs' names may have brackets.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,13 +31,19 @@ def gauge(dirty: int, writeback: int, background: float, setpoint: float, limit:
     """Return a bar from 0 to the limit: dirty (blue), under writeback (yellow), marks for background and setpoint."""
     if limit <= 0:
         return Text("no limit: nothing is accounted here", "dim")
-    cells = []
+    cells: list[tuple[str, str]] = []
     marks = {int(background / limit * _BAR_CELLS): "b", int(setpoint / limit * _BAR_CELLS): "s"}
     of_dirty = round(dirty / limit * _BAR_CELLS)
     of_writeback = round((dirty + writeback) / limit * _BAR_CELLS)
     for at in range(_BAR_CELLS):
-        style = "white on blue" if at < of_dirty else "black on yellow" if at < of_writeback else "on grey23"
-        cells.append((marks.get(at, " "), style))
+        # A letter for each state, too: NO_COLOR and files have no colours.
+        if at < of_dirty:
+            cell, style = "#", "white on blue"
+        elif at < of_writeback:
+            cell, style = "w", "black on yellow"
+        else:
+            cell, style = ".", "on grey23"
+        cells.append((marks.get(at, cell), style))
     return Text.assemble(*cells)
 
 
@@ -97,7 +104,7 @@ class Gone:
 def panel(view: "MountView | Gone", width: int, *, brief: bool = False) -> Panel:
     """Return one mount's panel."""
     if isinstance(view, Gone):
-        return Panel(Text(f"went away: {view.why}", "bold red"), title=view.mountpoint, title_align="left")
+        return Panel(Text(f"went away: {view.why}", "bold red"), title=Text(view.mountpoint), title_align="left")
     return brief_panel(view) if brief else mount_panel(view, width)
 
 
@@ -168,8 +175,8 @@ def _grid(*, no_wrap: bool = False) -> Table:
     return table
 
 
-def _title(view: MountView) -> str:
-    return f"{view.mountpoint}  <-  {view.store or 'RAM'}"
+def _title(view: MountView) -> Text:
+    return Text(f"{view.mountpoint}  <-  {view.store or 'RAM'}")
 
 
 def _own_background(after: Sample) -> float:

@@ -12,6 +12,7 @@ from emu.report.matrix_page import cells_from_json, render_matrix
 from emu.report.replay_page import write_replay_page
 from emu.report.run_page import write_run_page
 from emu.report.runs import Run
+from emu.report.save import save_page
 
 _ALONE = ("matrix", "answer")
 
@@ -50,7 +51,7 @@ def _a_row_of(runs: Sequence[Run]) -> str:
 def _write_matrix(run: Run, directory: Path) -> Path:
     page = directory / "index.html"
     cells = cells_from_json(run.counters) if run.counters else []
-    page.write_text(render_matrix(cells, run.manifest), encoding="utf-8")
+    save_page(page, render_matrix(cells, run.manifest))
     return page
 
 
@@ -58,5 +59,5 @@ def _write_answer(run: Run, directory: Path) -> Path:
     page = directory / "index.html"
     answer = Answer.from_json(run.counters)
     pictures = save_answer_pictures(answer, directory)
-    page.write_text(render_answer(answer, pictures, run.manifest), encoding="utf-8")
+    save_page(page, render_answer(answer, pictures, run.manifest))
     return page

@@ -18,6 +18,7 @@ from emu.lab.replay.result import FaultRow, Replay, StrategyRow, WindowRow
 from emu.report.pictures import BLUE, GREEN, GREY, ORANGE, VERMILLION
 from emu.report.replay_tables import STRATEGY_HEADINGS, facts, headline, remarks, strategy_cells
 from emu.report.runs import Run
+from emu.report.save import save_page
 from emu.report.style import STYLE
 from emu.units import format_size
 
@@ -161,7 +162,8 @@ def write_replay_page(run: Run, directory: Path) -> Path:
         loader=jinja2.PackageLoader("emu.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = directory / "index.html"
-    page.write_text(
+    save_page(
+        page,
         environment.get_template("replay.html.j2").render(
             title=f"Replay of {shlex.join(replay.command) or replay.trace}",
             command=shlex.join(["fremap", *manifest["command"][1:]]),
@@ -182,6 +184,5 @@ def write_replay_page(run: Run, directory: Path) -> Path:
                 "seed": manifest["seed"],
             },
         ),
-        encoding="utf-8",
     )
     return page

@@ -8,6 +8,7 @@ import jinja2
 from emu.report.run_facts import LATENCY, amount, change, differing, heading, is_time, picture_of, titles
 from emu.report.run_pictures import save_run_pictures
 from emu.report.runs import Run, totals
+from emu.report.save import save_page
 
 
 def write_run_page(runs: Sequence[Run], directory: Path) -> Path:
@@ -36,13 +37,13 @@ def write_run_page(runs: Sequence[Run], directory: Path) -> Path:
     ]
     headings = [heading(run, title) for run, title in zip(runs, titles(runs), strict=True)]
     page = directory / "index.html"
-    page.write_text(
+    save_page(
+        page,
         environment.get_template("run.html.j2").render(
             runs=headings,
             differing=differing([one["facts"] for one in headings]),
             pictures=rows,
             tables=[(title, lines) for title, lines in tables if lines],
         ),
-        encoding="utf-8",
     )
     return page

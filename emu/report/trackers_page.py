@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.console import Console
 
 from emu.report.pictures import BLUE, GREEN, GREY, ORANGE
+from emu.report.save import save_page
 from emu.report.table import format_number
 from emu.report.trackers_table import trackers_said, trackers_table, trackers_title
 from emu.trackers.rows import EMULATED, OK, TrackerRow
@@ -115,7 +116,8 @@ def write_trackers_page(
     classes = {True: "good", False: "bad", None: "fact"}
     facts = manifest["machine"]
     page = directory / "index.html"
-    page.write_text(
+    save_page(
+        page,
         _PAGE.format(
             command=escape(shlex.join(["fremap", *manifest["command"][1:]])),
             when=escape(manifest["started"]),
@@ -126,6 +128,5 @@ def write_trackers_page(
             said="".join(f'<li class="{classes[good]}">{escape(line)}</li>' for good, line in trackers_said(rows)),
             table=escape(console.file.getvalue()),
         ),
-        encoding="utf-8",
     )
     return page

@@ -91,7 +91,7 @@ def test_latencies_of_a_span_are_those_between_two_looks() -> None:
 
 PANEL = """\
 ╭─ /mnt  <-  /store ───────────────────────────────────────────────────────────────────────────────╮
-│ dirty                         b              s                                                   │
+│ dirty     ####################bwwww..........s....                                               │
 │           32.0 MiB dirty, 8.0 MiB under writeback                                                │
 │ limits    background (b) 32.0 MiB, setpoint (s) 56.0 MiB, limit 64.0 MiB                         │
 │ rates     dirtied 20.0 MiB/s, written 10.0 MiB/s                                                 │
