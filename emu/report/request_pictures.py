@@ -23,10 +23,13 @@ def shown_kinds(spans: dict[str, Histogram]) -> list[str]:
 
 def draw_requests(looks: Sequence[Activity]) -> Figure:
     """Draw how many of the requests between the first look and the last had ended after how long."""
-    figure, axes = picture("How long requests to the mount take", "% that have ended", "microseconds")
     before, after = looks[0].latency, looks[-1].latency
     spans = {kind: one.since(before.get(kind, Histogram())) for kind, one in after.items()}
     kinds = shown_kinds(spans)
+    title = "How long requests to the mount take"
+    if kinds:
+        title += f": half of {kinds[0]} within {_duration(spans[kinds[0]].figures(1.0)['p50_us'])}"
+    figure, axes = picture(title, "% that have ended", "microseconds")
     for kind, (colour, style) in zip(kinds, _LOOKS, strict=False):
         one = spans[kind]
         figures = one.figures(1.0)

@@ -72,7 +72,8 @@ def is_time(name: str) -> bool:
 def titles(runs: Sequence[Run]) -> list[str]:
     """Return what to call each run: what ran, or the directories' names where there are several."""
     if len(runs) == 1:
-        return [runs[0].name]
+        mountpoint = runs[0].manifest["config"].get("mountpoint")
+        return [f"Recording of {mountpoint}" if mountpoint else runs[0].name]
     names = [run.path.resolve().name for run in runs]
     return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]
 

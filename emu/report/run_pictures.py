@@ -24,9 +24,13 @@ LEAST_SERIES = 3
 def _pictures_of(run: Run) -> Iterator[tuple[str, Figure]]:
     """Draw what there is to draw of a run, in the order in which it is read."""
     if run.samples:
-        for name, draw in DRAWINGS.items():
-            yield name, draw(run.samples)
-        yield from event_pictures.drawings_of(list(read_mount_events(run.path)), run.samples[0].time_s).items()
+        began_s, ended_s = run.samples[0].time_s, run.samples[-1].time_s
+        drawn = {name: draw(run.samples) for name, draw in DRAWINGS.items()}
+        drawn |= event_pictures.drawings_of(list(read_mount_events(run.path)), began_s)
+        for name, figure in drawn.items():
+            if name != _LAW and ended_s > began_s:  # what happened at one time stands one below the other
+                figure.axes[0].set_xlim(0, ended_s - began_s)
+            yield name, figure
     activities = list(read_activities(run.path))
     if len(activities) > 1:
         yield "requests", draw_requests(activities)
@@ -41,7 +45,8 @@ def _pictures_of(run: Run) -> Iterator[tuple[str, Figure]]:
         yield "window", draw_window(run.looks)
 
 
-_OF_MOUNTS = ["dirty", "rates", "law", "pauses", *event_pictures.ORDER, "amplification", "requests"]
+_LAW = "law"
+_OF_MOUNTS = ["dirty", "rates", _LAW, "pauses", *event_pictures.ORDER, "amplification", "requests"]
 _ORDER = [*_OF_MOUNTS, *OF_SERIES, *OF_EVENTS, "window"]
 _OWN_AXES = {"window"}
 

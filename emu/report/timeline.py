@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from emu.lab.observe import Rates, Sample
 from emu.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILLION, legend, picture, say
-from emu.units import MIB
+from emu.units import MIB, format_size
 from fsbackend.throttle import pos_ratio_polynom
 
 _LEAST_STEP_S = 0.2
@@ -63,9 +63,10 @@ def law_points(samples: Sequence[Sample]) -> list[tuple[float, float]]:
 
 def draw_dirty(samples: Sequence[Sample]) -> Figure:
     """Draw dirty and writeback bytes over time, with the limits drawn in."""
-    figure, axes = picture("What waits to be written, and the limits", "MiB")
     at = times(samples)
     dirty, writeback = column(samples, "dirty") / MIB, column(samples, "writeback") / MIB
+    most = format_size(float((dirty + writeback).max()) * MIB)
+    figure, axes = picture(f"What waits to be written, and the limits: at most {most}", "MiB")
     axes.fill_between(at, dirty, color=BLUE, alpha=0.85, linewidth=0, label="dirty", step="post")
     axes.fill_between(
         at, dirty, dirty + writeback, color=ORANGE, alpha=0.9, linewidth=0, label="under writeback", step="post"
@@ -88,7 +89,9 @@ def draw_dirty(samples: Sequence[Sample]) -> Figure:
 
 def draw_rates(samples: Sequence[Sample]) -> Figure:
     """Draw what was dirtied, what was written back, and what the disk was given."""
-    figure, axes = picture("How fast it is dirtied, and how fast written", "MiB a second")
+    whole = Rates.between(samples[0], samples[-1])
+    means = f"{whole.dirtied / MIB:,.1f} and {whole.written / MIB:,.1f} MiB/s"
+    figure, axes = picture(f"How fast it is dirtied, and how fast written: {means}", "MiB a second")
     at, found = rates(samples)
     for name, label, colour, style in (
         ("dirtied", "dirtied by writers", BLUE, "-"),
@@ -115,9 +118,13 @@ def draw_pauses(samples: Sequence[Sample]) -> Figure:
 
 def draw_law(samples: Sequence[Sample]) -> Figure:
     """Draw the curve of the control law, and what writers really dirtied at each place of it."""
-    title = "The control law, and what writers really did"
-    figure, axes = picture(title, "dirtied, of what the disk writes", "dirty, as a share of the limit")
     usable = [sample for sample in samples if sample.own_limit]
+    title = "The control law, and what writers really did"
+    points = law_points(samples)
+    if points:
+        setpoint = usable[-1].setpoint / usable[-1].own_limit
+        title += f": {sum(x > setpoint for x, _y in points) / len(points):.0%} above the setpoint".replace("%", " %")
+    figure, axes = picture(title, "dirtied, of what the disk writes", "dirty, as a share of the limit")
     if not usable:
         axes.text(0.5, 0.5, "nothing is accounted here", transform=axes.transAxes, ha="center", color=GREY)
         return figure
@@ -125,7 +132,6 @@ def draw_law(samples: Sequence[Sample]) -> Figure:
     share = np.linspace(0, 1.02, 400)
     curve = [pos_ratio_polynom(x * last.own_limit, last.setpoint, last.own_limit) for x in share]
     axes.plot(share, curve, color=GREY, label="pos_ratio: what the law allows")
-    points = law_points(samples)
     shown = [(x, y) for x, y in points if y <= _HIGHEST_RATIO]
     axes.plot([x for x, _y in shown], [y for _x, y in shown], "o", color=BLUE, alpha=0.5, markersize=6,
               markeredgewidth=0, label="0.2 s of writing each")  # fmt: skip
@@ -141,7 +147,11 @@ def draw_law(samples: Sequence[Sample]) -> Figure:
 
 def draw_amplification(samples: Sequence[Sample]) -> Figure:
     """Draw bytes since the beginning: stored by programs, written to the store, written by its disk."""
-    figure, axes = picture("What a stored byte costs the disk", "MiB since the beginning")
+    written = samples[-1].written - samples[0].written
+    title = "What a stored byte costs the disk"
+    if written:
+        title += f": {(samples[-1].disk_written - samples[0].disk_written) / written:.2f} for each written back"
+    figure, axes = picture(title, "MiB since the beginning")
     at = times(samples)
     for name, label, colour, style in (
         ("dirtied", "dirtied by writers", BLUE, "-"),
