@@ -1,8 +1,6 @@
 """The arguments of Process.mmap and HostProcess.mmap, read as Python's mmap.mmap reads its own."""
 
-import fcntl
 import mmap as host_mmap
-import os
 
 from emu.mapping_owner import MappedFile
 
@@ -41,8 +39,3 @@ def length_within(file: MappedFile, length: int, offset: int) -> int:
     if offset > file.i_size or file.i_size - offset < length:
         raise ValueError("mmap length is greater than file size")
     return length
-
-
-def may_write(fileno: int) -> bool:
-    """Tell whether a host descriptor is open for writing."""
-    return fcntl.fcntl(fileno, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY

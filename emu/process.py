@@ -14,14 +14,15 @@ import numpy.typing as npt
 
 from emu.accesses import Accesses
 from emu.errors import BusError, OutOfMemory
-from emu.mapargs import apply_access, check_signs, length_within, may_write
+from emu.mapargs import apply_access, check_signs, length_within
 from emu.mapping import Mapping
 from emu.mm import mmap as mm_mmap
 from emu.mm import syscalls
 from emu.mm.brk import do_brk
+from emu.mm.file import File, open_file
 from emu.mm.fork import dup_mmap, exit_mmap
 from emu.mm.fremap import remap_file_pages, remap_file_pages_bulk
-from emu.mm.inode import Inode, open_inode
+from emu.mm.inode import Inode
 from emu.mm.madvise import do_madvise
 from emu.mm.mincore import do_mincore, do_mlockall, do_munlockall
 from emu.mm.mprotect import do_mprotect
@@ -83,18 +84,20 @@ class Process(Accesses):
         self._alive()
         flags, prot = apply_access(flags, prot, access)
         check_signs(length, offset)
+        file: File | None = None
         inode: Inode | None = None
-        may = True
         if fileno == -1:
             flags |= mm_mmap.MAP_ANONYMOUS
         elif not flags & mm_mmap.MAP_ANONYMOUS:
-            inode, may = self._open(fileno, writable=bool(prot & host_mmap.PROT_WRITE and flags & mm_mmap.MAP_SHARED))
-            length = length_within(inode, length, offset)
+            file = self._open(fileno, prot, flags)
+            inode = file.inode
+            if inode is not None:
+                length = length_within(inode, length, offset)
         if offset & (self.page_size - 1):
             raise OSError(errno.EINVAL, f"the offset {offset} is not a multiple of the page size {self.page_size}")
         if not length:
             raise OSError(errno.EINVAL, "cannot map nothing")
-        where = self._do_mmap(vaddr, length, prot, flags, inode, offset, writable=may)
+        where = self._do_mmap(vaddr, length, prot, flags, file, offset)
         return Mapping(self, where, length, prot=prot, flags=flags, offset=offset, file=inode, access=access)
 
     @traced(9)
@@ -105,20 +108,15 @@ class Process(Accesses):
         self._alive()
         if offset & (self.page_size - 1):
             raise OSError(errno.EINVAL, f"the offset {offset} is not a multiple of the page size {self.page_size}")
-        inode: Inode | None = None
-        may = True
-        if not flags & mm_mmap.MAP_ANONYMOUS:
-            inode, may = self._open(fileno, writable=bool(prot & host_mmap.PROT_WRITE and flags & mm_mmap.MAP_SHARED))
-        return self._do_mmap(vaddr, nbytes, prot, flags, inode, offset, writable=may)
+        file = None if flags & mm_mmap.MAP_ANONYMOUS else self._open(fileno, prot, flags)
+        return self._do_mmap(vaddr, nbytes, prot, flags, file, offset)
 
-    def _do_mmap(
-        self, vaddr: int, nbytes: int, prot: int, flags: int, inode: Inode | None, offset: int, *, writable: bool
-    ) -> int:
+    def _do_mmap(self, vaddr: int, nbytes: int, prot: int, flags: int, file: File | None, offset: int) -> int:
         k = self.kernel
-        pgoff = offset >> k.page_shift
+        pgoff = offset % mm_mmap.WORD >> k.page_shift
         self.mm.mmap_sem.down_write()
         try:
-            where = mm_mmap.do_mmap(k, self.mm, vaddr, nbytes, prot, flags, inode, pgoff, writable=writable)
+            where = mm_mmap.do_mmap(k, self.mm, vaddr, nbytes, prot, flags, file, pgoff)
         finally:
             self.mm.mmap_sem.up_write()
         locked = flags & mm_mmap.MAP_LOCKED or self.mm.def_flags & VM_LOCKED
@@ -129,20 +127,8 @@ class Process(Accesses):
         self._leave_kernel()
         return where
 
-    def _open(self, fileno: int | str | os.PathLike[str], *, writable: bool) -> tuple[Inode, bool]:
-        """Return the inode behind a path or a host descriptor, and whether it may be written through that.
-
-        A path is opened for writing where that is allowed; a descriptor gives what it was opened with.
-        """
-        if not isinstance(fileno, int):
-            may = writable or os.access(fileno, os.W_OK)
-            return open_inode(self.kernel, os.fspath(fileno), writable=may), may
-        os.fstat(fileno)
-        can_write = may_write(fileno)
-        inode = open_inode(self.kernel, f"/proc/self/fd/{fileno}", writable=can_write)
-        if not inode.mapping.is_mapped() and not inode.mapping.pages.nr_pages:
-            inode.refresh_size()
-        return inode, can_write
+    def _open(self, fileno: int | str | os.PathLike[str], prot: int, flags: int) -> File:
+        return open_file(self.kernel, fileno, writable=bool(prot & host_mmap.PROT_WRITE and flags & mm_mmap.MAP_SHARED))
 
     @traced(11)
     def munmap(self, vaddr: int, nbytes: int) -> None:
@@ -278,14 +264,17 @@ class Process(Accesses):
     def ftruncate(self, file: "int | Mapping", nbytes: int) -> None:
         """ftruncate(2) of a host descriptor, or of the file behind a mapping."""
         self._alive()
+        if nbytes < 0:
+            raise OSError(errno.EINVAL, "a length is not negative")
         if isinstance(file, Mapping):
             inode = file.file
             if not isinstance(inode, Inode):
                 raise OSError(errno.EINVAL, "anonymous memory has no length to change")
         else:
-            inode, may = self._open(file, writable=False)
-            if not may:
-                raise OSError(errno.EINVAL, "the descriptor is not open for writing")
+            opened = open_file(self.kernel, file, writable=False)
+            inode = opened.inode
+            if inode is None or not opened.writable:
+                raise OSError(errno.EINVAL, "the descriptor is no regular file that is open for writing")
         ftruncate(self.kernel, inode, nbytes)
         self._leave_kernel()
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class Inode:
     """A regular host file, open as long as the kernel knows it; or shared anonymous memory, with no file behind it.
 
-    `nr_accounted`: pages of that memory promised so far; `noreserve`: not all at once, but page by page.
+    `nr_accounted`: pages of that memory promised so far; `noreserve`: not all at once, but page by page. `noexec`: its
+    mount forbids to execute it.
     """
 
     def __init__(self, name: str, fd_buffered: int, fd_direct: int, *, writable: bool) -> None:
@@ -35,6 +36,7 @@ class Inode:
         self.writable = writable
         self.nr_accounted = 0
         self.noreserve = False
+        self.noexec = False
         self.mapping: AddressSpace
 
     @property
@@ -83,6 +85,7 @@ def open_inode(k: "Kernel", path: str, *, writable: bool) -> Inode:
     fd_buffered = os.open(path, flags | os.O_CLOEXEC)
     fd_direct = _open_direct(k, path, flags, fd_buffered)
     inode = Inode(os.path.realpath(path), fd_buffered, fd_direct, writable=writable)
+    inode.noexec = bool(os.fstatvfs(fd_buffered).f_flag & os.ST_NOEXEC)
     caps = backing_caps(inode.name, status.st_ino, k.options.plain_caps)
     _attach(k, inode, _bdi(k, status.st_dev, caps))
     name_mapping(k, inode.mapping, status.st_dev, status.st_ino)

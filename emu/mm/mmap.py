@@ -1,7 +1,8 @@
 """mmap and munmap.
 
 Source: Linux v2.6.23 mm/mmap.c: do_mmap_pgoff(), get_unmapped_area(), do_munmap(), unmap_region(); in which order
-arguments are refused, Linux v6.12 mm/mmap.c: do_mmap().
+arguments are refused, Linux v6.12 mm/mmap.c: ksys_mmap_pgoff(), do_mmap(); where MAP_32BIT leads, v6.12
+arch/x86/kernel/sys_x86_64.c: find_start_end().
 """
 
 import errno
@@ -9,6 +10,7 @@ import mmap as host_mmap
 from typing import TYPE_CHECKING
 
 from emu.mm.errseq import sample_wb_err
+from emu.mm.file import File
 from emu.mm.inode import Inode, open_shmem
 from emu.mm.kernel import Kernel
 from emu.mm.memory import pte_flags, pte_pfns, zap_page_range
@@ -40,12 +42,14 @@ if TYPE_CHECKING:
 PROT_READ, PROT_WRITE, PROT_EXEC = host_mmap.PROT_READ, host_mmap.PROT_WRITE, host_mmap.PROT_EXEC
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = host_mmap.MAP_SHARED, host_mmap.MAP_PRIVATE, host_mmap.MAP_ANONYMOUS
 MAP_FIXED = 0x10
+MAP_32BIT = 0x40
 MAP_GROWSDOWN = 0x100
 MAP_LOCKED = 0x2000
 MAP_NORESERVE = 0x4000
 MAP_POPULATE = 0x8000
 MAP_NONBLOCK = 0x10000
 MAP_STACK = 0x20000
+MAP_HUGETLB = 0x40000
 MAP_FIXED_NOREPLACE = 0x100000
 MAP_SHARED_VALIDATE = 3
 _MAP_TYPE = 0xF
@@ -58,6 +62,9 @@ MAX_LFS_FILESIZE = (1 << 63) - 1
 
 MMAP_MIN_ADDR = 0x10000
 """Lowest address that mmap gives or takes (vm.mmap_min_addr)."""
+_LOW_START, _LOW_END = 1 << 30, 1 << 31
+_LONG_MODE = frozenset({"x86_64", "x86_64_la57"})
+"""Where MAP_32BIT maps, and the formats whose programs can ask for it."""
 
 
 def prot_to_flags(prot: int) -> int:
@@ -86,40 +93,68 @@ def do_mmap(
     nbytes: int,
     prot: int,
     flags: int,
-    inode: Inode | None,
+    file: File | None,
     pgoff: int,
-    *,
-    writable: bool | None = None,
 ) -> int:
     """Map `nbytes` of a file from page `pgoff`, or of anonymous memory, and return where.
 
-    `writable`: whether the descriptor is open for writing; None: as the inode is. Errors: EINVAL (no length, a
-    type that is neither MAP_SHARED nor MAP_PRIVATE, MAP_FIXED off a page border), ENOMEM (no room, max_map_count,
-    outside user space, a limit, overcommit), EACCES (shared writable mapping of a file that is not open for writing),
-    EEXIST (MAP_FIXED_NOREPLACE), EOVERFLOW, EPERM and EAGAIN (MAP_LOCKED beyond RLIMIT_MEMLOCK).
+    Errors: EINVAL (no length, a type that is neither MAP_SHARED nor MAP_PRIVATE, MAP_FIXED off a page border,
+    MAP_HUGETLB: there is no hugetlbfs here), ENOMEM (no room, max_map_count, outside user space, a limit, overcommit),
+    EACCES (a file that is not open for reading, or for writing where it is to be written), ENODEV (no regular file),
+    EEXIST (MAP_FIXED_NOREPLACE), EOVERFLOW, EPERM (MAP_LOCKED without a right to lock, PROT_EXEC on a noexec mount, a
+    seal) and EAGAIN (MAP_LOCKED beyond RLIMIT_MEMLOCK).
     """
+    if flags & MAP_HUGETLB:
+        raise OSError(errno.EINVAL, "there are no huge pages to be asked for (MAP_HUGETLB)")
     nbytes = _check_mmap(k, mm, nbytes, pgoff)
     vaddr = get_unmapped_area(k, mm, vaddr, nbytes, flags)
     vm_flags = _vm_flags(k, mm, prot, flags)
     if flags & MAP_LOCKED:
         can_do_mlock(mm)
     require_lockable(mm, vm_flags, nbytes >> k.page_shift)
-    if inode is not None and pgoff > (MAX_LFS_FILESIZE - nbytes) >> k.page_shift:
-        raise OSError(errno.EOVERFLOW, "no file is that long")
-    if writable is None:
-        writable = inode is not None and inode.writable
-    if _is_shared(flags, inode):
-        vm_flags |= VM_SHARED | VM_MAYSHARE
-        if inode is not None and not writable:
-            if prot & PROT_WRITE:
-                raise OSError(errno.EACCES, f"{inode.name} is not open for writing")
-            # As the kernel does: mprotect(PROT_WRITE) then fails, too.
-            vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
-    if vm_flags & VM_GROWSDOWN and (inode is not None or vm_flags & VM_MAYSHARE):
-        raise OSError(errno.EINVAL, "MAP_GROWSDOWN takes private anonymous memory")
+    if file is not None:
+        if file.inode is not None and pgoff > (MAX_LFS_FILESIZE - nbytes) >> k.page_shift:
+            raise OSError(errno.EOVERFLOW, "no file is that long")
+        vm_flags = _check_file(file, prot, flags, vm_flags)
+        inode, writable = file.inode, file.writable
+    else:
+        inode, writable = None, False
+        if _is_shared(flags, None):
+            vm_flags |= VM_SHARED | VM_MAYSHARE
+            if vm_flags & VM_GROWSDOWN:
+                raise OSError(errno.EINVAL, "MAP_GROWSDOWN takes private anonymous memory")
     if inode is not None:
         sample_wb_err(mm, inode.mapping)
     return _mmap_region(k, mm, vaddr, nbytes, vm_flags, inode, pgoff, writable=writable)
+
+
+def _check_file(file: File, prot: int, flags: int, vm_flags: int) -> int:
+    """Refuse what a file, or how it was opened, does not allow; return the VM_* that are left."""
+    if _is_shared(flags, file):
+        if prot & PROT_WRITE and not file.writable:
+            raise OSError(errno.EACCES, f"{file.name} is not open for writing")
+        vm_flags |= VM_SHARED | VM_MAYSHARE
+        if not file.writable:
+            # As the kernel does: mprotect(PROT_WRITE) then fails, too.
+            vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
+    if not file.readable:
+        raise OSError(errno.EACCES, f"{file.name} is not open for reading, which every mapping needs")
+    if file.inode is None:
+        raise OSError(errno.ENODEV, "only regular files can be mapped")
+    if vm_flags & VM_EXEC and file.inode.noexec:
+        raise OSError(errno.EPERM, f"{file.name} lies on a mount that forbids to execute it (noexec)")
+    if vm_flags & VM_GROWSDOWN:
+        raise OSError(errno.EINVAL, "MAP_GROWSDOWN takes private anonymous memory")
+    if file.sealed and vm_flags & VM_SHARED and prot & PROT_WRITE:
+        raise OSError(errno.EPERM, f"{file.name} is sealed against writing")
+    return vm_flags & ~_never(file, vm_flags)
+
+
+def _never(file: File, vm_flags: int) -> int:
+    """Return which VM_MAY* a mapping of a file does not have, so that mprotect cannot give it more either."""
+    assert file.inode is not None
+    never = VM_MAYEXEC if file.inode.noexec else 0
+    return never | VM_MAYWRITE if file.sealed and vm_flags & VM_SHARED else never
 
 
 def _vm_flags(k: Kernel, mm: Mm, prot: int, flags: int) -> int:
@@ -217,9 +252,9 @@ def _check_mmap(k: Kernel, mm: Mm, nbytes: int, pgoff: int) -> int:
     return nbytes
 
 
-def _is_shared(flags: int, inode: Inode | None) -> bool:
+def _is_shared(flags: int, file: File | None) -> bool:
     kind = flags & _MAP_TYPE
-    if kind == MAP_SHARED_VALIDATE and inode is not None:
+    if kind == MAP_SHARED_VALIDATE and file is not None:
         unknown = flags & ~_MAP_KNOWN
         if unknown:
             raise OSError(errno.EOPNOTSUPP, f"MAP_SHARED_VALIDATE with unknown flags {unknown:#x}")
@@ -241,13 +276,15 @@ def get_unmapped_area(k: Kernel, mm: Mm, vaddr: int, nbytes: int, flags: int) ->
         if flags & MAP_FIXED_NOREPLACE and mm.vmas.overlapping(vaddr, vaddr + nbytes):
             raise OSError(errno.EEXIST, f"something is mapped at {vaddr:#x}")
         return vaddr
+    bottom, top = page_align(k, MMAP_MIN_ADDR), mm.task_size & -k.page_size
+    if flags & MAP_32BIT and k.fmt.name in _LONG_MODE:
+        bottom, top = _LOW_START, _LOW_END
     if vaddr:
         # A hint is rounded down (round_hint_to_min).
         vaddr &= -k.page_size
-        if vaddr >= MMAP_MIN_ADDR and vaddr + nbytes <= mm.task_size and _is_free(mm, vaddr, vaddr + nbytes):
+        if vaddr >= MMAP_MIN_ADDR and vaddr + nbytes <= top and _is_free(mm, vaddr, vaddr + nbytes):
             return vaddr
-    top = mm.task_size & -k.page_size
-    found = mm.vmas.gap(nbytes, page_align(k, MMAP_MIN_ADDR), top)
+    found = mm.vmas.gap(nbytes, bottom, top)
     if found < 0:
         raise OSError(errno.ENOMEM, f"no free range of {nbytes:#x} bytes in the address space")
     return found

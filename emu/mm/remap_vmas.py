@@ -8,6 +8,7 @@ import errno
 from functools import partial
 
 from emu.errors import BusError, OutOfMemory
+from emu.mm.file import File
 from emu.mm.inode import Inode
 from emu.mm.kernel import Kernel
 from emu.mm.mmap import (
@@ -64,7 +65,8 @@ def remap_with_vmas(k: Kernel, mm: Mm, vma: VmArea, start: int, nbytes: int, pgo
     # The new VMA may replace the only one, which must not end shared anonymous memory (get_file).
     inode.mapping.refcount += 1
     try:
-        do_mmap(k, mm, start, nbytes, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE | locked, inode, pgoff)
+        file = File(inode, writable=inode.writable)
+        do_mmap(k, mm, start, nbytes, prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE | locked, file, pgoff)
     finally:
         inode.mapping.refcount -= 1
         visits += mm.vmas.visits + i_mmap.visits

@@ -39,7 +39,7 @@ def test_errors_of_mmap(lab: Lab) -> None:
         (errno.ENOMEM, lambda: sys_mmap(top, PAGE, RW, PRIVATE | ANONYMOUS | MAP_FIXED, -1, 0)),
         (errno.EPERM, lambda: sys_mmap(MMAP_MIN_ADDR - PAGE, PAGE, RW, PRIVATE | ANONYMOUS | MAP_FIXED, -1, 0)),
         (errno.EEXIST, lambda: sys_mmap(lab.at(0), PAGE, RW, SHARED | MAP_FIXED_NOREPLACE, str(lab.path), 0)),
-        (errno.EOVERFLOW, lambda: sys_mmap(0, PAGE, RW, SHARED, str(lab.path), 1 << 64)),
+        (errno.EOVERFLOW, lambda: sys_mmap(0, PAGE, RW, SHARED, str(lab.path), (1 << 64) - PAGE)),
         (errno.EBADF, lambda: sys_mmap(0, PAGE, RW, SHARED, 1 << 20, 0)),
         (errno.ENOENT, lambda: sys_mmap(0, PAGE, RW, SHARED, str(lab.path) + "?", 0)),
         (errno.ENODEV, lambda: sys_mmap(0, PAGE, RW, SHARED, str(lab.path.parent), 0)),

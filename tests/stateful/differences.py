@@ -18,6 +18,24 @@ class Difference:
 
 
 DIFFERENCES = {
+    "devices": Difference(
+        "only regular files are mapped: ENODEV for /dev/zero, sockets and the like",
+        "drivers decide; /dev/zero is anonymous memory",
+        "Linux v6.12 drivers/char/mem.c: mmap_zero()",
+        "TwinMachines: all files are regular ones",
+    ),
+    "hugetlb": Difference(
+        "MAP_HUGETLB is EINVAL, as of a kernel without CONFIG_HUGETLBFS",
+        "memory from the pool of huge pages, or ENOMEM",
+        "Linux v6.12 mm/mmap.c: ksys_mmap_pgoff()",
+        "Calls.map(): not among the random flags",
+    ),
+    "mmap_later": Difference(
+        "MAP_DROPPABLE, a third type beside MAP_SHARED and MAP_PRIVATE, is EINVAL",
+        "known since v6.11",
+        "Linux v6.12 mm/mmap.c: do_mmap()",
+        "Calls.map(): not among the random types",
+    ),
     "madvise_later": Difference(
         "MADV_COLLAPSE, the guards (102, 103) and the poison of tests (100, 101) are EINVAL",
         "known since v6.1 and v6.13",

@@ -96,6 +96,41 @@ def release() -> tuple[int, ...]:
     return tuple(int(part) for part in platform.release().split(".")[:2])
 
 
+def test_devices(host: HostProcess, emulated: Process) -> None:
+    with Path("/dev/zero").open("r+b", buffering=0) as zero:
+        with pytest.raises(OSError, match="only regular") as caught:
+            emulated.sys_mmap(BASE, PAGE, RW, PRIVATE, zero.fileno(), 0)
+        assert caught.value.errno == errno.ENODEV
+        host.sys_mmap(BASE, PAGE, RW, PRIVATE, zero.fileno(), 0)
+        assert host.load(BASE, 4) == bytes(4)
+
+
+def test_hugetlb(host: HostProcess, emulated: Process) -> None:
+    """Of private memory; at a place that suits huge pages, so that the host has nothing else to refuse."""
+    with pytest.raises(OSError, match="huge pages") as caught:
+        emulated.sys_mmap(BASE, PAGE, RW, ANON | 0x40000, -1, 0)
+    assert caught.value.errno == errno.EINVAL
+    if not Path("/sys/kernel/mm/hugepages").is_dir():
+        pytest.skip("this kernel has no hugetlbfs")
+    try:
+        host.sys_mmap(BASE, PAGE, RW, ANON | 0x40000, -1, 0)
+    except OSError as error:
+        told = error.errno
+    else:
+        told = 0
+    assert told in {0, errno.ENOMEM}
+
+
+def test_mmap_later(host: HostProcess, emulated: Process) -> None:
+    droppable = 0x8 | mmap.MAP_ANONYMOUS | 0x10
+    with pytest.raises(OSError, match="MAP_SHARED and MAP_PRIVATE") as caught:
+        emulated.sys_mmap(BASE, PAGE, RW, droppable, -1, 0)
+    assert caught.value.errno == errno.EINVAL
+    if release() < (6, 11):
+        pytest.skip("this kernel is older than Linux 6.11")
+    host.sys_mmap(BASE, PAGE, RW, droppable, -1, 0)
+
+
 def test_mremap_many(host: HostProcess, emulated: Process) -> None:
     for process in (host, emulated):
         process.sys_mmap(BASE, 2 * PAGE, RW, ANON, -1, 0)
