@@ -142,7 +142,7 @@ class InodeTable:
             return False
         with data.lock:
             if data.pages.chunks:
-                if data.caps.writeback:  # else it stays: nothing ever makes it clean
+                if data.caps.writeback or node.parent is None:  # else it stays: nothing ever makes it clean
                     self.lingering.add(node)
                 return False
             if isinstance(data, RamOverride) and node.parent is not None and not data.is_store_file():

@@ -21,14 +21,17 @@ from fsbackend.throttle import DirtyParams
 class Served:
     """A filesystem as a daemon makes it, without a kernel above it."""
 
-    def __init__(self, store: Path, *, rules: tuple[str, ...] = (), metadata: bool = False) -> None:
+    def __init__(
+        self, store: Path, *, rules: tuple[str, ...] = (), metadata: bool = False, overrides: tuple[str, ...] = ()
+    ) -> None:
         caps = parse_caps("disk")
         injector = Injector()
         injector.set_rules(rules)
         self.journal = DurabilityJournal()
         self.io = FaultyIo(injector, self.journal)
         names = JournaledStore(str(store), self.io) if metadata else DirStore(str(store))
-        self.fs = FileSystem(names, Cache(BackingDevInfo("test", caps, DirtyParams()), self.io), caps)
+        cache = Cache(BackingDevInfo("test", caps, DirtyParams()), self.io)
+        self.fs = FileSystem(names, cache, caps, overrides)
         self.cutter = PowerCutter(self.fs, self.io, self.journal, Gate())
         self.cred = Cred(os.geteuid(), os.getegid())
 
@@ -119,17 +122,21 @@ def test_a_removed_file_does_not_wait(served: Served) -> None:
 
 
 @pytest.mark.parametrize("rules", [(), ("store.write reorder",)], ids=["in order", "reordered"])
-def test_a_removed_file_waits_for_its_removal_only(tmp_path: Path, rules: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("overrides", [(), ("file-*=ramfs",)], ids=["in the store", "in RAM"])
+def test_a_removed_file_waits_for_its_removal_only(
+    tmp_path: Path, rules: tuple[str, ...], overrides: tuple[str, ...]
+) -> None:
     """With --metadata a removal may be undone until any barrier: then nothing of the file is kept any more."""
-    served = Served(tmp_path, rules=rules, metadata=True)
+    served = Served(tmp_path, rules=rules, metadata=True, overrides=overrides)
     served.write(b"other", b"x", sync=True)
     for number in range(5):
         served.write(b"file-%d" % number, b"x" * 5000, sync=False)
         served.fs.unlink(ROOT_ID, b"file-%d" % number)
     served.fs.reap()
-    assert len(served.fs.waiting) == 5
+    assert len(served.fs.waiting) + len(served.fs.lingering) == 5
     served.write(b"other", b"y", sync=True)
     assert not served.fs.waiting
+    assert not served.fs.lingering
     assert not served.journal.files
     assert set(served.fs.nodes) == {ROOT_ID}
     assert served.fs.close() == []
