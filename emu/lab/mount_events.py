@@ -15,6 +15,14 @@ MOUNT_EVENTS = "mount_events.jsonl"
 
 THROTTLE, WRITEBACK, POWER_CUT, LOST = "throttle", "writeback", "power_cut", "lost"
 
+_NEEDED: dict[str, dict[str, type]] = {
+    THROTTLE: {"tid": int, "comm": str},
+    WRITEBACK: {"path": str, "nr_pages": int, "nr_ranges": int, "ranges": list},
+    POWER_CUT: {"survive": str},
+    LOST: {"count": int},
+}
+"""What an event of a kind cannot be understood without."""
+
 
 @dataclass(frozen=True, slots=True)
 class MountEvent:
@@ -27,10 +35,24 @@ class MountEvent:
 
     @classmethod
     def read(cls, line: str | bytes) -> Self:
-        """Make sense of a line; ValueError, KeyError or TypeError if it has none."""
+        """Make sense of a line; AttributeError, ValueError, KeyError or TypeError if it has none."""
         told = json.loads(line)
-        begin_s, seconds = float(told.pop("begin_s")), float(told.pop("seconds"))
-        return cls(str(told.pop("kind")), begin_s, seconds, told)
+        begin_s, seconds, kind = float(told.pop("begin_s")), float(told.pop("seconds")), str(told.pop("kind"))
+        for name, wanted in _NEEDED.get(kind, {}).items():
+            if not isinstance(told[name], wanted):
+                raise TypeError(name)
+        for name in {"path", "comm"} & told.keys():
+            told[name] = _printable(str(told[name]))
+        for offset, nbytes in told.get("ranges", ()):
+            if not (isinstance(offset, int) and isinstance(nbytes, int)):
+                raise TypeError("ranges")
+        return cls(kind, begin_s, seconds, told)
+
+
+def _printable(name: str) -> str:
+    """Return a file's or a thread's name as it can be shown: one line, and no bytes that are no text."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 class EventCursor:

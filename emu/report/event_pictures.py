@@ -1,7 +1,7 @@
 """Pictures of a recorded mount's events: each pause of each writer, and where in its files writeback went."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from matplotlib.figure import Figure
@@ -18,11 +18,28 @@ _LOOKS = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (ORANGE, "D"), (GREY, "x
 _OTHERS = "others"
 
 
-def _named(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return a colour and a mark for the most frequent names, and for the others together."""
+_LONGEST_NAME = 28
+
+
+def _label(name: str) -> str:
+    """Return a name as a legend shows it: matplotlib takes dollars for formulas, and hides what begins with _."""
+    short = name if len(name) <= _LONGEST_NAME else "..." + name[3 - _LONGEST_NAME :]
+    return ("./" if short.startswith("_") else "") + short.replace("$", r"\$")
+
+
+def _by_name(
+    events: Sequence[MountEvent], names: Sequence[str]
+) -> Iterator[tuple[str, tuple[str, str], list[MountEvent]]]:
+    """Yield the most frequent names, and the others together: name, colour and mark, the events."""
     found = [name for name, _count in Counter(names).most_common()]
-    own = found if len(found) <= len(_LOOKS) else [*found[:_MOST], _OTHERS]
-    return dict(zip(own, _LOOKS, strict=False))
+    own = found if len(found) <= len(_LOOKS) else found[:_MOST]
+    groups: dict[str, list[MountEvent]] = {name: [] for name in own}
+    others: list[MountEvent] = []
+    for event, name in zip(events, names, strict=True):
+        groups.get(name, others).append(event)
+    every = [*groups.items(), *([(_OTHERS, others)] if others else [])]
+    for (name, group), look in zip(every, _LOOKS, strict=False):
+        yield name, look, group
 
 
 def draw_each_pause(events: Sequence[MountEvent], began_s: float) -> Figure:
@@ -32,10 +49,10 @@ def draw_each_pause(events: Sequence[MountEvent], began_s: float) -> Figure:
     middle = format_us(median(event.seconds for event in pauses) * 1e6)
     title = f"Each pause of each writer: half are shorter than {middle}"
     figure, axes = picture(title, "milliseconds")
-    for name, (colour, mark) in _named(names).items():
-        own = [event for event, each in zip(pauses, names, strict=True) if _is(each, name, names)]
+    for name, (colour, mark), own in _by_name(pauses, names):
         at = [event.begin_s - began_s for event in own]
-        axes.plot(at, [event.seconds * 1000 for event in own], mark, color=colour, markersize=4, alpha=0.7, label=name)
+        lengths_ms = [event.seconds * 1000 for event in own]
+        axes.plot(at, lengths_ms, mark, color=colour, markersize=4, alpha=0.7, label=_label(name))
     axes.set_xlim(0, None)
     axes.set_ylim(0, None)
     legend(axes)
@@ -50,23 +67,18 @@ def draw_writeback(events: Sequence[MountEvent], began_s: float) -> Figure:
     stretches = [nbytes for event in writes for _offset, nbytes in event.told["ranges"]]
     title = f"Where writeback went: {nr_ranges:,} stretches, half of {format_size(median(stretches))} or less"
     figure, axes = picture(title, "MiB into the file")
-    for name, (colour, _mark) in _named(names).items():
-        own = [event for event, each in zip(writes, names, strict=True) if _is(each, name, names)]
+    for name, (colour, _mark), own in _by_name(writes, names):
         bars = [(event.begin_s - began_s, *stretch) for event in own for stretch in event.told["ranges"]]
         axes.vlines(
             [at for at, _offset, _nbytes in bars],
             [offset / MIB for _at, offset, _nbytes in bars],
             [(offset + nbytes) / MIB for _at, offset, nbytes in bars],
-            color=colour, linewidth=2, capstyle="butt", label=name,
+            color=colour, linewidth=2, capstyle="butt", label=_label(name),
         )  # fmt: skip
     axes.set_xlim(0, None)
     axes.set_ylim(0, None)
     legend(axes)
     return figure
-
-
-def _is(each: str, name: str, names: Sequence[str]) -> bool:
-    return each == name or (name == _OTHERS and each not in _named(names))
 
 
 def drawings_of(events: Sequence[MountEvent], began_s: float) -> dict[str, Figure]:

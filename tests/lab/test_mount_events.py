@@ -14,6 +14,9 @@ from emu.lab.mount_events import EventCursor, MountEvent, paused_writers, read_m
 from emu.lab.observe import Observer
 from emu.report.event_pictures import drawings_of
 from emu.report.runs import load_run
+from emu.report.trace.from_mount_events import trace_of_mount_events
+from emu.report.trace.ftrace import slice_lines
+from emu.report.trace.perfetto import write_perfetto
 from fsbackend.client import power_cut
 from fsbackend.eventlog import MAX_EVENTS, EventLog
 from fsbackend.mount import temporary_mount
@@ -132,3 +135,29 @@ def test_writers_are_told_with_their_pauses_and_pictures_need_events(tmp_path: P
     assert labels == ["file0", "file1", "file2", "file3", "others"]
     bars = [bar for lines in drawn["writeback"].axes[0].collections for bar in lines.get_segments()]  # type: ignore[attr-defined]
     assert len(bars) == 14
+
+
+def test_damaged_lines_are_left_out_and_any_name_can_be_shown(tmp_path: Path) -> None:
+    log = EventLog()
+    for name in (b"_under", b"a$b$c", b"\xff", b"two\nlines", b"x" * 200):
+        log.add_writeback(name, 5.0, 6.0, [(0, 4096)], 1, 0)
+    whole = [json.loads(line) for line in log.since(0).splitlines()]
+    first = whole[0]
+    damaged: list[object] = [
+        [], 7, {}, {**first, "ranges": [[1]]}, {**first, "ranges": [["a", "b"]]}, {**first, "ranges": 5},
+        {name: value for name, value in first.items() if name != "path"}, {**first, "begin_s": "soon"},
+        {"kind": "throttle", "begin_s": 1, "seconds": 1}, {"kind": "power_cut", "begin_s": 1, "seconds": 1},
+    ]  # fmt: skip
+    (tmp_path / "mount_events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*damaged, *whole]))
+    events = list(read_mount_events(tmp_path))
+    assert [event.told["path"] for event in events[:4]] == ["_under", "a$b$c", "\ufffd", "two?lines"]
+    assert len(events) == 5
+    figure = drawings_of(events, 4.0)["writeback"]
+    figure.savefig(tmp_path / "picture.png")
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]  # type: ignore[union-attr]
+    assert labels[:2] == ["./_under", r"a\$b\$c"]
+    assert len(labels) == 5
+    assert max(map(len, labels)) <= 30
+    write_perfetto(trace_of_mount_events(events, 1), tmp_path / "trace")
+    lines = [line for _at, _number, line in slice_lines(trace_of_mount_events(events, 1))]
+    assert all(line.count("\n") == 1 for line in lines)
