@@ -8,9 +8,12 @@ numba's own cache looks at one source file only and would serve old code after a
 changed, so the cache's directory is named after all of the sources here, and after the bounds checks.
 """
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -42,6 +45,25 @@ READ_ONLY_BYTES: Any = numba.types.Array(numba.types.uint8, 1, "C", readonly=Tru
 NOTHING: Any = numba.void
 
 
+def _cache_places(here: Path) -> Iterator[Path]:
+    """Yield where kernels may be kept, best first: beside the sources, at home, in the temporary directory."""
+    yield here / "__pycache__"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        pass  # a user without an account, as in many a container
+    else:
+        if home.is_absolute():
+            yield home / ".cache" / "fremap"
+    shared = Path(tempfile.gettempdir()) / f"fremap-kernels-{os.geteuid()}"
+    with contextlib.suppress(OSError):
+        shared.mkdir(mode=0o700, exist_ok=True)
+        found = shared.lstat()
+        # What is loaded from a cache is run: one that others made, or may write into, is none.
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022:
+            yield shared
+
+
 def _cache_directory() -> str:
     """Return where compiled kernels of exactly these sources are kept; "" if no place can be written."""
     here = Path(__file__).parent
@@ -49,8 +71,7 @@ def _cache_directory() -> str:
     for source in sorted(here.glob("*.py")):
         digest.update(source.read_bytes())
     chosen = os.environ.get("NUMBA_CACHE_DIR")
-    places = [Path(chosen)] if chosen else [here / "__pycache__", Path.home() / ".cache" / "fremap"]
-    for place in places:
+    for place in [Path(chosen)] if chosen else _cache_places(here):
         directory = place / f"kernels-{digest.hexdigest()[:16]}"
         try:
             directory.mkdir(parents=True, exist_ok=True)
