@@ -8,12 +8,14 @@ The manifest is written before the run and again after it, so a run that was kil
 """
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
 import platform
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from datetime import datetime
 from importlib import metadata
@@ -110,6 +112,19 @@ def _name_of_run(directory: Path) -> str | None:
         return None
 
 
+def _lock(directory: Path, option: str) -> int:
+    """Return a descriptor that holds a lock on a directory while it is open; LabError if another run has it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise LabError(f"another run writes into {directory} now: wait for it, or give another {option}") from None
+    except OSError:
+        pass  # a filesystem without locks: nobody is kept out
+    return descriptor
+
+
 class RunDirectory:
     """One run's directory; `manifest` is what manifest.json holds.
 
@@ -134,12 +149,14 @@ class RunDirectory:
         option: str = "--out",
     ) -> None:
         self._began_s = time.monotonic()
+        self.path = self._make(name, out)
+        # Closed once: when the run ends, or when nobody has it any more.
+        self._unlock = weakref.finalize(self, os.close, _lock(self.path, option))
         if out is not None and overwrite and _name_of_run(out) == name:
             # An earlier run's: if this one is cut short they would be taken for its own.
             (out / "counters.json").unlink(missing_ok=True)
         elif out is not None:
             refuse_a_run(out, option)
-        self.path = self._make(name, out)
         self.manifest: dict[str, Any] = {
             "version": MANIFEST_VERSION,
             "name": name,
@@ -181,6 +198,7 @@ class RunDirectory:
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
+        self._unlock()
 
     def save_counters(self, counters: dict[str, Any]) -> None:
         """Write counters.json."""
@@ -211,4 +229,7 @@ class RunDirectory:
         self.manifest |= facts
         self.manifest["status"] = status
         self.manifest["seconds"] = round(time.monotonic() - self._began_s, 3)
-        self._save_manifest()
+        try:
+            self._save_manifest()
+        finally:
+            self._unlock()

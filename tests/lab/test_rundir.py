@@ -74,3 +74,22 @@ def test_a_report_names_the_full_directory(
     monkeypatch.chdir(tmp_path)
     assert frame.run(["report", "run", "-o", "out"]) == 1
     assert capsys.readouterr().err == "fremap: out: No space left on device; make room there, or write elsewhere\n"
+
+
+def test_two_runs_at_once_do_not_write_into_one_directory(tmp_path: Path) -> None:
+    first = RunDirectory("compare", tmp_path / "run", {}, 0, overwrite=True, option="--report")
+    first.save_counters({"nr_dirty": 1})
+    with pytest.raises(LabError, match=r"another run writes into .*run now: wait for it, or give another --report"):
+        RunDirectory("compare", tmp_path / "run", {}, 0, overwrite=True, option="--report")
+    assert (first.path / "counters.json").exists()
+    first.finish()
+    second = RunDirectory("compare", tmp_path / "run", {}, 0, overwrite=True, option="--report")
+    second.discard()
+    with pytest.raises(LabError, match="holds a run already"):
+        RunDirectory("compare", _finished(tmp_path / "other"), {}, 0)
+    RunDirectory("compare", tmp_path / "other", {}, 0, overwrite=True).finish()
+
+
+def _finished(path: Path) -> Path:
+    RunDirectory("compare", path, {}, 0).finish()
+    return path
