@@ -19,6 +19,7 @@ from typing import Annotated, TextIO
 
 import typer
 
+from emu.cli.examples import epilog_of
 from emu.errors import KernelBug, Signal
 from emu.lab.errors import LabError, Terminated, WrongOption
 from fsbackend.mount import MountError
@@ -82,6 +83,11 @@ def register_all() -> None:
     for name in _SUBCOMMANDS:
         if find_spec(name):
             import_module(name).register(app)
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.epilog = epilog_of(command.name or command.callback.__name__.replace("_", "-"))
+    for group in app.registered_groups:
+        group.epilog = epilog_of(str(group.name))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
