@@ -168,13 +168,14 @@ def _grow(k: Kernel, mm: Mm, vma: VmArea, end: int) -> None:
     start = vma.end
     require_named(k, vma.flags, (end - vma.start) >> k.page_shift)
     pgoff, writable = vma.linear_pgoff(start), vma.file_writable
-    more = new_vma(k, mm, start, end, vma.flags, pgoff, vma.mapping, file_writable=writable)
+    more = new_vma(k, mm, start, end, vma.flags, pgoff, vma.mapping, vma.anon_vma, file_writable=writable)
+    more.anon_branch = vma.anon_branch
     more.remapped = vma.remapped
     vma_link(mm, more)
     if vma.flags & VM_NONLINEAR:
         k.rmap.vma_converted(more)
     locked = vma.flags & VM_LOCKED
-    merge_around(k, mm, more)
+    merge_around(k, mm, more, grown=True)
     if locked:
         with contextlib.suppress(BusError, OutOfMemory):
             make_pages_present(k, mm, start, end)

@@ -172,21 +172,27 @@ def isolate(k: Kernel, mm: Mm, vma: VmArea, start: int, end: int) -> VmArea:
     return vma
 
 
-def _can_merge(lower: VmArea, upper: VmArea) -> bool:
+def _continues(lower: VmArea, upper: VmArea) -> bool:
     if lower.end != upper.start or lower.flags != upper.flags or not is_same_file(lower, upper):
         return False
-    return lower.pgoff + lower.nr_pages == upper.pgoff and is_mergeable_anon_vma(lower, upper)
+    return lower.pgoff + lower.nr_pages == upper.pgoff
 
 
-def merge_around(k: Kernel, mm: Mm, vma: VmArea) -> VmArea:
-    """Merge a VMA with its neighbours where they continue each other; return what holds it now (vma_merge)."""
+def merge_around(k: Kernel, mm: Mm, vma: VmArea, *, grown: bool = False) -> VmArea:
+    """Merge a VMA with its neighbours where they continue each other; return what holds it now (vma_merge).
+
+    `grown`: it is what the mapping below it gained, and has its anon_vma. That takes in what lies above without private
+    pages even where the mapping came from a parent (v6.12 mm/vma.c: vma_merge_extend()).
+    """
     below = vma.vm_prev
-    if below is not None and _can_merge(below, vma):
+    if below is not None and _continues(below, vma) and is_mergeable_anon_vma(below, vma):
         _merge(k, mm, below, vma)
         vma = below
     above = vma.vm_next
-    if above is not None and _can_merge(vma, above):
-        _merge(k, mm, vma, above)
+    if above is not None and _continues(vma, above):
+        unfaulted = grown and above.anon_vma is None
+        if unfaulted or is_mergeable_anon_vma(vma, above):
+            _merge(k, mm, vma, above)
     return vma
 
 

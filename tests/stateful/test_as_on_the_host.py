@@ -288,3 +288,28 @@ def test_a_stack_that_may_not_grow_is_copied_by_forks_all_the_same(process: Eith
     child = process.fork()
     assert child.mincore(BASE + 16 * PAGE, PAGE) == b"\1"
     child.exit()
+
+
+def test_what_a_child_has_of_its_parent_grows_as_one_mapping(process: Either) -> None:
+    process.sys_mmap(BASE, 2 * PAGE, RW, ANON, -1, 0)
+    process.store(BASE, b"parent")
+    child = process.fork()
+    try:
+        child.sys_mmap(BASE + 2 * PAGE, PAGE, RW, ANON, -1, 0)
+        assert borders(child) == [(0, 2), (2, 3)]
+        child.munmap(BASE + 2 * PAGE, PAGE)
+        child.mremap(BASE, 2 * PAGE, 3 * PAGE, 0)
+        assert borders(child) == [(0, 3)]
+        # What has pages of its own stays apart, what has none yet does not.
+        child.sys_mmap(BASE + 4 * PAGE, PAGE, RW, ANON, -1, 0)
+        child.store(BASE + 4 * PAGE, b"own")
+        child.mremap(BASE, 3 * PAGE, 4 * PAGE, 0)
+        assert borders(child) == [(0, 4), (4, 5)]
+        child.munmap(BASE + 3 * PAGE, 2 * PAGE)
+        child.sys_mmap(BASE + 4 * PAGE, PAGE, RW, ANON, -1, 0)
+        child.mremap(BASE, 3 * PAGE, 4 * PAGE, 0)
+        assert borders(child) == [(0, 5)]
+        child.store(BASE + 4 * PAGE, b"child")
+        assert (child.load(BASE, 6), child.load(BASE + 4 * PAGE, 5)) == (b"parent", b"child")
+    finally:
+        child.exit()
