@@ -6,6 +6,7 @@ several may watch. Events are text only once they are asked for.
 
 import json
 import threading
+from array import array
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class EventLog:
         self.number = 0
 
     def add(self, kind: str, begin_s: float, end_s: float, **more: Any) -> None:
-        """Note what has just ended; `more` is of JSON's types."""
+        """Note what has just ended; `more` is of JSON's types, or `ranges`."""
         with self._lock:
             self.number += 1
             self._events.append((self.number, kind, begin_s, end_s - begin_s, more))
@@ -39,7 +40,9 @@ class EventLog:
     ) -> None:
         """Note a writeback of a file's stretches, each (offset, bytes)."""
         more: dict[str, Any] = {"path": path.decode("utf-8", "surrogateescape"), "nr_pages": nr_pages}
-        more |= {"nr_ranges": len(ranges), "ranges": ranges[:: -(-len(ranges) // MAX_RANGES) or 1]}
+        kept = ranges[:: -(-len(ranges) // MAX_RANGES) or 1]
+        # Flat: of scattered pages the ring would take tens of MiB as tuples.
+        more |= {"nr_ranges": len(ranges), "ranges": array("Q", [number for each in kept for number in each])}
         if error:
             more["errno"] = error
         self.add("writeback", begin_s, end_s, **more)
@@ -61,6 +64,8 @@ class EventLog:
         lines = []
         for own, kind, begin_s, seconds, more in new:
             told = {"number": own, "kind": kind, "begin_s": round(begin_s, 6), "seconds": round(seconds, 6), **more}
+            if "ranges" in more:
+                told["ranges"] = list(zip(more["ranges"][::2], more["ranges"][1::2], strict=True))
             lines.append(json.dumps(told) + "\n")
         return "".join(lines)
 
