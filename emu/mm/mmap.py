@@ -118,7 +118,8 @@ def do_mmap(
         vm_flags = _check_file(file, prot, flags, vm_flags)
         inode, writable = file.inode, file.writable
     else:
-        inode, writable = None, False
+        # Shared memory gets a file of its own, open for both (shmem_zero_setup).
+        inode, writable = None, True
         if _is_shared(flags, None):
             vm_flags |= VM_SHARED | VM_MAYSHARE
             if vm_flags & VM_GROWSDOWN:
