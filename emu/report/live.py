@@ -1,6 +1,7 @@
 """Mounts as panels on the terminal: bars against the limits, rates, pauses, requests, the disk, the kernel.
 
-Where the terminal is too small for all panels they are brief: nine lines each. Print them without markup: paths and
+Where the terminal is too small for all panels they are brief, nine lines each; for still more mounts there
+is a line for each. Print them without markup: paths and
 programs' names may have brackets.
 """
 
@@ -86,11 +87,30 @@ class MountView:
 
 
 def show(views: Sequence["MountView | Gone"], console: Console) -> RenderableType:
-    """Return the panels of all mounts, brief ones if the terminal has not the lines for whole ones."""
-    whole = Group(*(panel(view, console.width) for view in views))
-    if len(console.render_lines(whole, pad=False)) <= console.height:
-        return whole
-    return Group(*(panel(view, console.width, brief=True) for view in views))
+    """Return the panels of all mounts, brief ones if the terminal has not the lines for whole ones, or a line each."""
+    for brief in (False, True):
+        panels = Group(*(panel(view, console.width, brief=brief) for view in views))
+        if len(console.render_lines(panels, pad=False)) <= console.height:
+            return panels
+    return lines_table(views)
+
+
+def lines_table(views: Sequence["MountView | Gone"]) -> Table:
+    """Return a line for each mount."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("mount", overflow="ellipsis", no_wrap=True)
+    for heading in ("dirty", "of limit", "dirtied", "written", "asleep"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for view in views:
+        if isinstance(view, Gone):
+            table.add_row(Text(view.mountpoint), "gone", "", "", "", "")
+            continue
+        after, rates = view.after, view.rates
+        dirty = after.dirty + after.writeback
+        share = f"{dirty / after.own_limit:.0%}" if after.own_limit else "-"
+        amounts = (format_size(dirty), share, _rate(rates.dirtied), _rate(rates.written), f"{rates.paused:.0%}")
+        table.add_row(Text(view.mountpoint), *amounts)
+    return table
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,6 +258,15 @@ def test_in_a_large_terminal_whole_panels_are_shown_and_one_that_went_away() -> 
     assert "went away: unmounted" in shown
 
 
+def test_more_mounts_than_panels_fit_have_a_line_each() -> None:
+    views: list[MountView | Gone] = [*(a_view(f"/mount{number}") for number in range(4)), Gone("/gone", "unmounted")]
+    shown = lines_of(views, 80, 24)
+    assert len(shown) <= 24
+    [line] = [line for line in shown if "/mount3" in line]
+    assert line.split() == ["/mount3", "1.0", "MiB", "2%", "0", "B/s", "0", "B/s", "0%"]
+    assert sum("/gone" in line and "gone" in line.split() for line in shown) == 1
+
+
 def test_in_a_narrow_terminal_latencies_keep_their_units() -> None:
     shown = "\n".join(lines_of([a_view("/a")], 60, 40))
     [line] = [line for line in shown.splitlines() if line.startswith("│  write")]
