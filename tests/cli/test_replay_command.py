@@ -96,7 +96,7 @@ def test_without_a_trace_the_bundled_ones_are_named(capsys: pytest.CaptureFixtur
         (["lackey.txt", "--rmap", "vax"], "--rmap vax: no such strategy"),
         (["lackey.txt", "--ram", "1K"], "--ram 1.0 KiB is too little for x86_64: give at least 128.0 KiB"),
         (["lackey.txt", "--on", "missing"], "--on missing: no such directory"),
-        (["lackey.txt", "--convert", "missing/x.ftr"], "missing/x.ftr: No such file or directory"),
+        (["lackey.txt", "--convert", "missing/x.ftr"], "no directory missing to write x.ftr into: make it first"),
         (["gzip", "--format", "arm64_64k"], "choose another --format, or --anonymous"),
         (["lackey.txt", "-o", "held"], "held holds a run already"),
     ],
@@ -108,7 +108,7 @@ def test_what_cannot_be_is_one_line(
     lackey.with_name("held").mkdir()
     lackey.with_name("held").joinpath("manifest.json").write_text("{}")
     given = arguments if "--on" in arguments else [*arguments, "--on", "on"]
-    assert run(["replay", *given]) == (2 if "vax" in arguments else 1)
+    assert run(["replay", *given]) == (2 if {"vax", "1K", "missing/x.ftr"} & set(arguments) else 1)
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1
