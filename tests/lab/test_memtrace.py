@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import lzma
 import re
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from emu.lab.memtrace.words import (
     Label,
     Op,
     U64Array,
+    checked,
     kinds_of,
     nbytes_of,
     pack,
@@ -35,12 +37,22 @@ from emu.lab.progress import NoProgress
 Access = tuple[int, int, int]
 Item = Access | Call
 
+
+def possible(call: Call) -> bool:
+    try:
+        checked(call, 2)
+    except ValueError:
+        return False
+    return True
+
+
 _vaddrs = st.integers(0, (1 << 47) - 1) | st.integers((1 << 64) - (1 << 47), (1 << 64) - 1)
 _accesses = st.tuples(_vaddrs, st.integers(0, MAX_NBYTES), st.integers(0, 3))
 _u64, _u32 = st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 32) - 1)
+_u63 = st.integers(0, (1 << 63) - 1)
 _calls = st.builds(
-    Call, st.sampled_from(Op), _u64, _u64, st.sampled_from(Label), _u32, _u32, st.integers(-1, 1), _u64, _u64, _u64
-)
+    Call, st.sampled_from(Op), _u63, _u63, st.sampled_from(Label), _u32, _u32, st.integers(-1, 1), _u63, _u63, _u64
+).filter(possible)
 _items = st.lists(_accesses | _calls, max_size=60)
 _FILES = [File("/usr/bin/sort", 118456), File('/tmp/a "b"\nc\udcff', 0)]
 _INFO = {"command": ["sort", "x y"], "page_size": 4096}
@@ -226,6 +238,37 @@ def test_a_damaged_call_is_one_line() -> None:
             damaged = raw[:at] + broken + raw[at + 2 :]
         with pytest.raises(LabError, match=f"is damaged: a CALL near byte {at}.*{words}"):
             list(read(damaged).steps())
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (Call(Op.MMAP, (1 << 64) - 4096, 8192), "ends beyond the last address"),
+        (Call(Op.MREMAP, 0, 4096, new_vaddr=(1 << 64) - 4096, new_nbytes=8192), "ends beyond the last address"),
+        (Call(Op.MREMAP, 0, 4096), "no length is left"),
+        (Call(Op.COPY_IN, 0, 1 << 31), "no system call copies 2147483648 bytes"),
+        (Call(Op.COPY_OUT, 0, 1 << 50), "no system call copies"),
+    ],
+)
+def test_calls_that_no_program_makes_are_one_line(tmp_path: Path, call: Call, words: str) -> None:
+    """They once cost terabytes, or were taken for a bug in fremap."""
+    with pytest.raises(LabError, match=f"is damaged: a CALL near byte [0-9]+: .*{words}"):
+        list(read(binary([call])).steps())
+    path = tmp_path / "text.txt"
+    own = json.dumps({"op": call.op.name, "vaddr": call.vaddr, "nbytes": call.nbytes} | {
+        "new_vaddr": call.new_vaddr, "new_nbytes": call.new_nbytes})  # fmt: skip
+    path.write_text(f" L 10,8\n=fremap= call {own}\n")
+    with pytest.raises(LabError, match="line 2: '=fremap= call"), open_trace(path, NoProgress()):
+        pass
+
+
+def test_an_end_that_counts_otherwise_is_damage() -> None:
+    raw = binary([(1, 1, 1), (2, 1, 1), Call(Op.MUNMAP, 0, 4096)])
+    at = raw.index(b"ACCS") + 8
+    with pytest.raises(LabError, match="is damaged: of 2 accesses that were written 1 are there"):
+        read(raw[:at] + (15).to_bytes(8, "little") + raw[at + 8 :])
+    with pytest.raises(LabError, match="is damaged: of 7 calls that were written 1 are there"):
+        read(raw.replace(b'"calls": 1', b'"calls": 7'))
 
 
 @pytest.mark.parametrize("suffix", [".ftr", ".ftr.xz", ".ftr.gz", ".txt", ".txt.xz", ".txt.gz"])

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emu.lab.errors import LabError
-from emu.lab.memtrace.words import CALL_DTYPE, Call, File, U64Array, call_from_record, call_to_record
+from emu.lab.memtrace.words import CALL_DTYPE, Call, File, U64Array, call_from_record, call_to_record, checked
 
 MAGIC = b"FREMAP-TRACE"
 VERSION = 1
@@ -169,8 +169,16 @@ class Trace:
                 raise LabError(f"{self.name} is damaged: no chunk begins at byte {place - _CHUNK.size}")
             self._chunks.append((tag, place, there))
             if tag == b"DONE":
+                self._check_counts()
                 return
             place += nbytes + -nbytes % 8
+
+    def _check_counts(self) -> None:
+        """Compare what is there with what its end says: a damaged length may have passed over some of it."""
+        for name, there in (("accesses", self.nr_accesses), ("calls", self.nr_calls)):
+            noted = self.done.get(name, there)
+            if noted != there:
+                raise LabError(f"{self.name} is damaged: of {noted} {name} that were written {there} are there")
 
     def _read_json(self, tag: bytes, place: int, nbytes: int) -> None:
         try:
@@ -199,9 +207,6 @@ class Trace:
 
     def _call(self, record: Any, place: int) -> Call:
         try:
-            call = call_from_record(record)
+            return checked(call_from_record(record), len(self.files))
         except ValueError as error:
             raise LabError(f"{self.name} is damaged: a CALL near byte {place}: {error}") from None
-        if call.file >= len(self.files):
-            raise LabError(f"{self.name} is damaged: a CALL near byte {place} names file {call.file}")
-        return call

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from emu.lab.errors import LabError
 from emu.lab.memtrace.container import Trace, TraceWriter
 from emu.lab.memtrace.lackey import format_words, iterate_text
-from emu.lab.memtrace.words import Call, File, Label, Op
+from emu.lab.memtrace.words import Call, File, Label, Op, checked
 
 OWN = b"=fremap= "
 _BLOCK_NBYTES = 1 << 20
@@ -104,11 +104,9 @@ def call_from_json(content: dict[str, Any], nr_files: int) -> Call:
     named = {name: int(value) for name, value in content.items() if name not in {"op", "label"}}
     call = Call(op=Op[content["op"]], label=Label[content.get("label", "NONE")], **named)
     values = [getattr(call, field.name) for field in fields(Call) if field.name != "file"]
-    if not -1 <= call.file < nr_files or not all(0 <= value < 1 << 64 for value in values):
+    if not all(0 <= value < 1 << 64 for value in values) or max(call.prot, call.flags) >> 32:
         raise ValueError(content)
-    if max(call.prot, call.flags) >> 32:
-        raise ValueError(content)
-    return call
+    return checked(call, nr_files)
 
 
 def call_to_json(call: Call) -> dict[str, Any]:

@@ -16,6 +16,8 @@ U64Array = npt.NDArray[np.uint64]
 
 MAX_NBYTES = (1 << 14) - 1
 VADDR_BITS = 48
+_MAX_RW_COUNT = 0x7FFF_F000
+"""Most bytes that one read(2) or write(2) moves."""
 
 _KIND_MASK, _NBYTES_MASK = np.uint64(3), np.uint64(MAX_NBYTES)
 _NBYTES_SHIFT, _VADDR_SHIFT = np.uint64(2), np.uint64(16)
@@ -145,3 +147,16 @@ def call_from_record(record: Any) -> Call:
     """Return the call of a CALL_DTYPE record; ValueError for an unknown op or label."""
     values = {name: int(record[name]) for name in CALL_DTYPE.names or ()}
     return Call(op=Op(values.pop("op")), label=Label(values.pop("label")), **values)
+
+
+def checked(call: Call, nr_files: int) -> Call:
+    """Return the call; ValueError if no program can have made it, or it names a file that was not named before."""
+    if not -1 <= call.file < nr_files:
+        raise ValueError(f"it names file {call.file}")
+    if max(call.end, call.new_vaddr + call.new_nbytes) > 1 << 64:
+        raise ValueError("its range ends beyond the last address")
+    if call.op == Op.MREMAP and not call.new_nbytes:
+        raise ValueError("a mapping of no length is left")
+    if call.op in {Op.COPY_IN, Op.COPY_OUT} and call.nbytes > _MAX_RW_COUNT:
+        raise ValueError(f"no system call copies {call.nbytes} bytes")
+    return call
