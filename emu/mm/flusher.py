@@ -2,7 +2,7 @@
 
 It runs when the scheduler gives it a turn, does a bounded amount of work, and returns. Files take turns.
 
-Source: Linux v2.6.23 mm/page-writeback.c: background_writeout(), wb_kupdate(); v3.x fs/fs-writeback.c: wb_writeback();
+Source: Linux v2.6.23 mm/page-writeback.c: background_writeout(), wb_kupdate(); v3.6 fs/fs-writeback.c: wb_writeback();
 v4.9 mm/page-writeback.c: wb_over_bg_thresh().
 """
 
