@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from emu.check import check
+from emu.errors import BusError
 from emu.hw.pte import FORMATS
+from emu.hw.tlb import PRESETS
+from emu.hw.tlb_dump import pwc_entries
 from emu.machine import Machine
 from emu.mm.fork import mm_alloc
 from tests.emu.mm.helpers import make_file, virtual_machine
@@ -104,3 +107,20 @@ def test_a_number_that_is_given_anew_brings_nothing_of_its_last_owner() -> None:
         k.cpu = 1
         assert heir.load(vaddr, 4) == bytes(4)
         check(machine)
+
+
+@pytest.mark.parametrize("name", ["i386", "x86_64", "sv57", "arm64_64k"])
+def test_a_table_that_goes_without_any_page_leaves_the_page_walk_cache(name: str, tmp_path: Path) -> None:
+    """There is nothing to flush for the pages' sake, but walks have led through the table."""
+    machine, _ = virtual_machine(format=name, ram="16M", tlb=PRESETS["haswell"])
+    page = machine.kernel.page_size
+    process = machine.spawn()
+    start = process.sys_mmap(0, page, mmap.PROT_READ, mmap.MAP_SHARED, str(make_file(tmp_path / "file", 0)), 0)
+    for _ in range(2):
+        with pytest.raises(BusError):
+            process.load(start, 1)
+    assert list(pwc_entries(machine.kernel.cpus[0]))
+    process.munmap(start, page)
+    assert not process.mm.pt.leaves
+    check(machine)
+    machine.shutdown()

@@ -89,6 +89,7 @@ def test_a_page_that_could_not_be_written_was_dirtied_once(tmp_path: Path) -> No
     with breaks.failing_writes(errno.EIO), fails_with(errno.EIO):
         mapping.flush()
     assert (machine.vmstat.nr_dirty, machine.vmstat.nr_dirtied, bdi.nr_dirtied) == (8, 8, 8)
+    assert process.mm.nr_dirtied == 8, "nor does its process pay for it again"
     check(machine)
     mapping.flush()
     assert (machine.vmstat.nr_dirty, machine.vmstat.nr_dirtied, bdi.nr_dirtied) == (0, 8, 8)

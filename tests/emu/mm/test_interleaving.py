@@ -254,3 +254,24 @@ def test_a_page_remapped_within_its_fault_shows_what_the_remap_says(
         assert window.load() == page_bytes(1)
     check(window.machine)
     window.machine.shutdown()
+
+
+@pytest.mark.parametrize("fault_path", ["merged", "legacy"])
+def test_a_page_that_is_about_to_be_truncated_is_beyond_the_end(tmp_path: Path, fault_path: str) -> None:
+    """The length changes first: a fault that still finds the page in the cache must not map it any more."""
+    window = Window(tmp_path, fault_path, nonlinear=False)
+    other = window.machine.spawn()
+    theirs = other.mmap(str(window.path), 0)
+    window.load()
+    found: list[str] = []
+
+    def fault() -> None:
+        with pytest.raises(BusError, match="beyond the end"):
+            other.load(theirs.vaddr + SHOWN * PAGE, 1)
+        found.append("SIGBUS")
+
+    with Interleave(window.kernel, "truncate:size_set", fault):
+        window.process.ftruncate(window.mapping, SHOWN * PAGE)
+    assert found == ["SIGBUS"]
+    check(window.machine)
+    window.machine.power_off()

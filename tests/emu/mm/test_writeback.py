@@ -1,6 +1,7 @@
 """The flusher, expiry, the background threshold and throttling, on virtual time; what mkclean costs."""
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,26 @@ import pytest
 from emu.check import check
 from emu.hw.mmu import AccessKind, kind_of
 from emu.machine import Machine
-from emu.mm.page_writeback import balance_dirty_pages_ratelimited, global_dirty_limits
+from emu.mm import flusher
+from emu.mm.flusher import wb_do_writeback
+from emu.mm.page_writeback import balance_dirty_pages_ratelimited, global_dirty_limits, write_cache_pages
 from emu.mm.sched import judge_again
 from emu.process import Process
 from fsbackend.bdi import BackingDevInfo
 from fsbackend.throttle import DirtyParams
 from tests import breaks
-from tests.emu.mm.helpers import NR_PAGES, PAGE, Lab, make_file, map_nonlinear, on_disk, settle, stamp, virtual_machine
+from tests.emu.mm.helpers import (
+    NR_PAGES,
+    PAGE,
+    Lab,
+    make_file,
+    map_nonlinear,
+    on_disk,
+    page_bytes,
+    settle,
+    stamp,
+    virtual_machine,
+)
 
 
 def test_periodic_writeback_takes_what_has_expired(tmp_path: Path) -> None:
@@ -350,3 +364,51 @@ def test_mapped_memory_lowers_the_limit_of_2_6_20(tmp_path: Path) -> None:
     assert percent["3.6", 180] == pytest.approx(percent["3.6", 0], abs=1)
     assert percent["2.6.20", 0] == pytest.approx(40, abs=1)
     assert percent["2.6.20", 180] == pytest.approx((100 - 180 * 100 / 256) / 2, abs=1)
+
+
+def test_msync_writes_again_what_was_stored_while_it_was_written(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, io_depth=2)
+    k = lab.machine.kernel
+    lab.process.store(lab.at(3), stamp(3, 1))
+    space = next(iter(k.dirty_mappings))
+    assert write_cache_pages(k, space, 0, NR_PAGES, sync=False) == 1
+    lab.process.store(lab.at(3), stamp(3, 2))
+    assert (k.vmstat.nr_dirty, k.vmstat.nr_writeback) == (1, 1)
+    lab.process.msync(lab.at(3), PAGE)
+    lab.machine.power_off()
+    assert on_disk(lab.path, 3) == stamp(3, 2)
+
+
+def test_the_flusher_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """v2.6.23 mm/page-writeback.c: write_cache_pages() with range_cyclic: what is stored to again and again waits."""
+    monkeypatch.setattr(flusher, "MAX_WRITEBACK_PAGES", 4)
+    lab = Lab(tmp_path, params=DirtyParams(background_bytes=PAGE, dirty_bytes=500 * PAGE))
+    k = lab.machine.kernel
+    for page in range(12):
+        lab.process.store(lab.at(page), stamp(page, 1))
+    written = []
+    for _ in range(3):
+        k.kthreads.flusher_wanted = True
+        wb_do_writeback(k)
+        written.append(sum(on_disk(lab.path, page) == stamp(page, 1) for page in range(12)))
+        k.set_page_dirty(k, next(iter(k.mappings.values())), k.fmt.pte_pfn(lab.pte(0)))
+    assert written == [4, 8, 12]
+    lab.machine.power_off()
+
+
+def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a page, too, as a host that is nearly full, or interrupted, may leave it."""
+    lab = Lab(tmp_path)
+    for page in range(3):
+        lab.process.store(lab.at(page), page_bytes(page, 1))
+    lengths: list[int] = []
+
+    def pwritev(fd: int, parts: list[memoryview], first_byte: int) -> int:
+        lengths.append(sum(map(len, parts)))
+        return os.pwrite(fd, parts[0][:1536], first_byte)
+
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    lab.machine.sync()
+    assert lengths[:3] == [3 * PAGE, 3 * PAGE - 1536, 3 * PAGE - 2 * 1536]
+    assert lab.path.read_bytes()[: 3 * PAGE] == b"".join(page_bytes(page, 1) for page in range(3))
+    lab.machine.shutdown()
