@@ -13,16 +13,8 @@ is the hardware's dirty state; a software bit remembers it when an entry is writ
 
 from dataclasses import replace
 
-from emu.hw.pte_format import BitField, FaultRules, Level, PteFormat
-from emu.hw.walk_rules import (
-    WITH_LEVEL,
-    Allowed,
-    LevelRule,
-    Rule,
-    Step,
-    WalkRules,
-    permission_table,
-)
+from emu.hw.pte_format import BitField, PteFormat
+from emu.hw.walk_rules import WITH_LEVEL, Allowed, FaultRules, Level, LevelRule, Rule, Step, WalkRules, permission_table
 
 VALID = 1 << 0
 PAGE = 1 << 1           # a table, or a page at the last level; clear: a block

@@ -8,8 +8,8 @@ belong to software.
 
 from dataclasses import replace
 
-from emu.hw.pte_format import BitField, FaultRules, Level, PteFormat
-from emu.hw.walk_rules import EVERYTHING, Allowed, LevelRule, Rule, Step, WalkRules, permission_table
+from emu.hw.pte_format import BitField, PteFormat
+from emu.hw.walk_rules import EVERYTHING, Allowed, FaultRules, Level, LevelRule, Rule, Step, WalkRules, permission_table
 
 V = 1 << 0          # valid
 R = 1 << 1

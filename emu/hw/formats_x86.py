@@ -8,8 +8,8 @@ SMAP and protection keys off.
 
 from dataclasses import replace
 
-from emu.hw.pte_format import BitField, FaultRules, Level, PteFormat
-from emu.hw.walk_rules import Allowed, LevelRule, Rule, Step, WalkRules, permission_table
+from emu.hw.pte_format import BitField, PteFormat
+from emu.hw.walk_rules import Allowed, FaultRules, Level, LevelRule, Rule, Step, WalkRules, permission_table
 
 P = 1 << 0          # present
 RW = 1 << 1         # writable

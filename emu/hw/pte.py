@@ -1,8 +1,8 @@
 """The page-table formats by name."""
 
 from emu.hw import formats_arm64, formats_riscv, formats_x86
-from emu.hw.pte_format import BitField, Level, PteFormat
-from emu.hw.walk_rules import Rule, Step
+from emu.hw.pte_format import BitField, PteFormat
+from emu.hw.walk_rules import Level, Rule, Step
 
 __all__ = ["FORMATS", "BitField", "Level", "PteFormat", "Rule", "Step", "get_format"]
 

@@ -11,16 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from emu.hw.walk_rules import Rule, Step, WalkRules
+from emu.hw.walk_rules import FaultRules, Level, Rule, Step, WalkRules
 
 U64Array = npt.NDArray[np.uint64]
-
-
-class Level(NamedTuple):
-    """One level of the tree: an entry spans ``1 << shift`` bytes, a table has ``1 << bits`` entries."""
-
-    shift: int
-    bits: int
 
 
 class BitField(NamedTuple):
@@ -39,14 +32,6 @@ def _apply(steps: Steps, pte: int) -> int:
         if pte & mask == value:
             pte = pte & ~clear | bits
     return pte
-
-
-class FaultRules(NamedTuple):
-    """How the architecture's fault code tells what was tried and why it failed."""
-
-    write: Rule
-    present: Rule
-    execute: Rule
 
 
 @dataclass(frozen=True, slots=True)

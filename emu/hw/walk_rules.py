@@ -1,4 +1,4 @@
-"""What the hardware's walker does with entries of a format, as data: `WalkRules`.
+"""What the hardware does with entries of a format, as data: the levels, `WalkRules`, and what a fault's code says.
 
 `PteFormat` says how a kernel makes and reads entries; this says how the MMU judges them.
 """
@@ -29,6 +29,13 @@ class Step(NamedTuple):
     when: Rule = ALWAYS
 
 
+class Level(NamedTuple):
+    """One level of the tree: an entry spans ``1 << shift`` bytes, a table has ``1 << bits`` entries."""
+
+    shift: int
+    bits: int
+
+
 class LevelRule(NamedTuple):
     """How the walker reads the entries of one level."""
 
@@ -57,6 +64,14 @@ class Allowed(NamedTuple):
         """Return the number that stands in the walker's permission table."""
         rights = self[:6]
         return sum(1 << bit for bit, right in enumerate(rights) if right) | self.reserved << 7
+
+
+class FaultRules(NamedTuple):
+    """How the architecture's fault code tells what was tried and why it failed."""
+
+    write: Rule
+    present: Rule
+    execute: Rule
 
 
 EVERYTHING = Allowed(*(True,) * 6)
