@@ -91,6 +91,7 @@ def test_without_a_trace_the_bundled_ones_are_named(capsys: pytest.CaptureFixtur
     ("arguments", "says"),
     [
         (["nosuch"], "nosuch: no such trace; with fremap come gzip, sort, sqlite3"),
+        ([""], "'': no such trace; with fremap come gzip, sort, sqlite3"),
         (["bad.txt"], "bad.txt, line 2: 'rubbish' is no access (I, L, S or M, then address,bytes)"),
         (["lackey.txt", "--format", "vax"], "--format vax"),
         (["lackey.txt", "--rmap", "vax"], "--rmap vax: no such strategy"),

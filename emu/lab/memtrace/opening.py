@@ -48,8 +48,8 @@ def find_trace(text: str) -> Path:
     if text in bundled:
         return bundled[text]
     known = f"; with fremap come {', '.join(bundled)}" if bundled else ""
-    what = "no trace but a directory or device" if path.exists() else "no such trace"
-    raise LabError(f"{text}: {what}{known}")
+    what = "no trace but a directory or device" if text and path.exists() else "no such trace"
+    raise LabError(f"{text or repr(text)}: {what}{known}")
 
 
 @contextmanager
