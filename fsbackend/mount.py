@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -92,12 +93,16 @@ def _check_store(store: str, *, is_ram: bool) -> str:
     return path
 
 
+def _real_path(mountpoint: str) -> str:
+    try:
+        return os.path.realpath(mountpoint, strict=False)
+    except OSError:
+        return str(Path(mountpoint).absolute())
+
+
 def _check_mountpoint(mountpoint: str) -> str:
     """Return the real path; clean a stale mount of ours; refuse anything else that is in the way."""
-    try:
-        path = os.path.realpath(mountpoint, strict=False)
-    except OSError:
-        path = str(Path(mountpoint).absolute())
+    path = _real_path(mountpoint)
     table = {row[0]: row for row in state.mount_table()}
     if path in table:
         if table[path][1] == f"fuse.{state.SUBTYPE}" and state.is_stale(path):
@@ -115,6 +120,27 @@ def _check_mountpoint(mountpoint: str) -> str:
         if any(entries):
             raise MountError(f"the mount point {path} is not empty: give an empty directory")
     return path
+
+
+@contextlib.contextmanager
+def _alone_at(mountpoint: str) -> Iterator[None]:
+    """Let nobody else mount at the same place meanwhile: a second mount would cover the first."""
+    path = _real_path(mountpoint)
+    if path in {row[0] for row in state.mount_table()}:
+        # It is refused or cleaned; and to open what does not answer would wait for it.
+        yield
+        return
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        # _check_mountpoint says why, better.
+        yield
+        return
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 def _filesystem_of(store: str) -> tuple[str, str]:
@@ -159,6 +185,16 @@ def mount(
     except ValueError as error:
         raise MountError(str(error)) from error
     check_fuse()
+    with _alone_at(options.mountpoint):
+        pid = _start(options)
+    if foreground:
+        _wait_foreground(pid, options.mountpoint)
+    note = _store_note(options.store) if options.store and not options.is_ram else ""
+    return MountInfo(options.store, options.mountpoint, options.caps, pid, options.log_path, note)
+
+
+def _start(options: MountOptions) -> int:
+    """Check and complete the options, start the daemon, and return its pid when it serves."""
     options.mountpoint = _check_mountpoint(options.mountpoint)
     options.store = _check_store(options.store, is_ram=options.is_ram)
     if options.store and _inside(options.store, options.mountpoint):
@@ -170,10 +206,7 @@ def mount(
     Path(options.log_path).touch(mode=0o600)
     pid = start_daemon(options)
     _set_kernel_bdi(options)
-    if foreground:
-        _wait_foreground(pid, options.mountpoint)
-    note = _store_note(options.store) if options.store and not options.is_ram else ""
-    return MountInfo(options.store, options.mountpoint, options.caps, pid, options.log_path, note)
+    return pid
 
 
 def _inside(one: str, other: str) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,30 @@ def test_missing_directories_are_named(tmp_path: Path, what: str) -> None:
 def test_no_mount_over_a_mount(disk: TemporaryMount, tmp_path: Path) -> None:
     with pytest.raises(MountError, match="is a mount point already"):
         mounts.mount(tmp_path, disk.path)
+
+
+def test_of_two_mounts_at_one_place_at_once_one_is_refused(tmp_path: Path) -> None:
+    stores = [tmp_path / "one", tmp_path / "two"]
+    place = tmp_path / "mnt"
+    for directory in (*stores, place):
+        directory.mkdir()
+
+    def attempt(store: Path) -> str:
+        try:
+            mounts.mount(store, place)
+        except MountError as error:
+            return str(error)
+        return "mounted"
+
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            ended = sorted(pool.map(attempt, stores))
+        assert ended[1] == "mounted"
+        assert "is a mount point already" in ended[0]
+        assert [found.mountpoint for found in mounts.find_mounts()].count(str(place)) == 1
+    finally:
+        while any(found.mountpoint == str(place) for found in mounts.find_mounts()):
+            mounts.umount(place)
 
 
 def test_contradictions_are_refused(tmp_path: Path) -> None:
