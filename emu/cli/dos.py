@@ -17,9 +17,11 @@ def register(app: typer.Typer) -> None:
 
 def dos(
     *,
-    max_pages: Annotated[int, typer.Option(min=64, help="Largest mapping of each process, in pages.")] = 65536,
-    max_aliases: Annotated[int, typer.Option(min=64, help="Most addresses that show one page.")] = 4096,
-    max_processes: Annotated[int, typer.Option(min=1, help="Most processes that map the file.")] = 8,
+    max_pages: Annotated[
+        int, typer.Option(min=64, max=1 << 24, help="Largest mapping of each process, in pages.")
+    ] = 65536,
+    max_aliases: Annotated[int, typer.Option(min=64, max=1 << 20, help="Most addresses that show one page.")] = 4096,
+    max_processes: Annotated[int, typer.Option(min=1, max=1000, help="Most processes that map the file.")] = 8,
     rmap: Annotated[
         list[str] | None, typer.Option(help="A reverse-map strategy; all of them if not given. Repeatable.")
     ] = None,

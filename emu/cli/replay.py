@@ -82,6 +82,8 @@ def replay(
     from emu.cli.replay_run import ReplayRequest, convert_trace, list_traces, replay_trace  # noqa: PLC0415 - see above
 
     if trace is None:
+        if as_json or convert is not None or out is not None:
+            raise typer.BadParameter("without TRACE there is nothing to replay: name a file, or a trace of the list")
         return list_traces()
     if convert is not None:
         return convert_trace(trace, convert)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emu.errors import KernelBug
+from emu.units import format_size
 
 _MIN_FRAMES = 2
 _MAP_NORESERVE = 0x4000     # include/uapi/asm-generic/mman.h; Python's mmap names it only since 3.13
@@ -20,7 +21,8 @@ _MAP_NORESERVE = 0x4000     # include/uapi/asm-generic/mman.h; Python's mmap nam
 class PhysMem:
     """The RAM of one machine, `nbytes` rounded down to whole frames of ``1 << page_shift`` bytes.
 
-    The host's memory is reserved only when touched, in huge pages where the host has them.
+    The host's memory is reserved only when touched, in huge pages where the host has them. OSError where it has not
+    even the addresses.
     """
 
     def __init__(self, nbytes: int, page_shift: int, *, junk: bool = True, seed: int = 0) -> None:
@@ -30,7 +32,11 @@ class PhysMem:
         if self.nr_frames < _MIN_FRAMES:
             raise ValueError(f"{nbytes} bytes of RAM are too few; give at least {_MIN_FRAMES << page_shift}")
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        ram = mmap.mmap(-1, self.nr_frames << page_shift, flags=flags)
+        try:
+            ram = mmap.mmap(-1, self.nr_frames << page_shift, flags=flags)
+        except OSError as error:
+            wanted = format_size(nbytes)
+            raise OSError(error.errno, f"this computer cannot give {wanted} of RAM: ask for less") from None
         ram.madvise(mmap.MADV_HUGEPAGE)
         self.u8: npt.NDArray[np.uint8] = np.frombuffer(ram, np.uint8)
         self.u32: npt.NDArray[np.uint32] = np.frombuffer(ram, np.uint32)

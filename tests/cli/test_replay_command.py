@@ -87,6 +87,18 @@ def test_without_a_trace_the_bundled_ones_are_named(capsys: pytest.CaptureFixtur
         assert name in said
 
 
+@pytest.mark.parametrize("option", [["--json"], ["--convert", "x.ftr"], ["--out", "run"]])
+def test_options_without_a_trace_are_wrong_usage(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["replay", *option]) == 2
+    assert "name a file, or a trace of the list" in capsys.readouterr().err
+    assert not Path(option[-1]).exists()
+
+
+def test_ram_that_the_computer_cannot_give_is_named(lackey: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["replay", str(lackey), "--on", "on", "-o", "run", "--only", "--ram", "999T"]) == 1
+    assert "this computer cannot give 999.0 TiB of RAM: ask for less" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
