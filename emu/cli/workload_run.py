@@ -8,8 +8,8 @@ from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from emu.cli.outcome import show_outcome
 from emu.cli.progress import RichProgress
-from emu.cli.run import show_outcome
 from emu.cli.show import say
 from emu.errors import KernelBug, Signal
 from emu.lab.errors import LabError, Terminated, WrongOption

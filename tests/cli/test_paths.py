@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from emu.cli import frame
-from emu.cli.run import show_outcome
+from emu.cli.outcome import show_outcome
 from emu.cli.show import print_marked, say
 from emu.lab.activity import Activity
 from emu.lab.observe import Sample

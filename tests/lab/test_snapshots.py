@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
-from emu.cli.run import show_outcome
+from emu.cli.outcome import show_outcome
 from emu.hw.pte import get_format
 from emu.lab.disk_writeback import DiskRow
 from emu.lab.matrix import Cell, Kind
