@@ -29,6 +29,17 @@ def process(request: pytest.FixtureRequest) -> Iterator[Any]:
             yield machine.spawn()
 
 
+@pytest.fixture(params=["linear_vmas", "dirty_index", "scan", "host"])
+def remapper(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Give a process where remap_file_pages makes VMAs, nonlinear mappings, and on the host."""
+    if request.param == "host":
+        with HostProcess() as host:
+            yield host
+    else:
+        with Machine(ram=256 * PAGE, rmap=request.param) as machine:
+            yield machine.spawn()
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "file"
@@ -184,23 +195,24 @@ def test_mincore_tells_which_anonymous_pages_are_there(process: Any) -> None:
     process.munlockall()
 
 
-def test_a_cache_of_1024_units_seen_through_a_window_of_16(process: Any, tmp_path: Path) -> None:
-    """The use that remap_file_pages was made for: each unit is shown, written and found again, twice."""
+def test_a_cache_of_1024_units_seen_through_a_window_of_16(remapper: Any, tmp_path: Path) -> None:
+    """The use that remap_file_pages was made for: each unit is shown, changed and found again, twice."""
     cache = tmp_path / "cache"
-    with cache.open("wb") as file:
-        file.truncate(1024 * PAGE)
-    window = process.sys_mmap(BASE, 16 * PAGE, RW, SHARED | FIXED, cache, 0)
+    cache.write_bytes(b"".join(unit.to_bytes(8, "little").ljust(PAGE, b"u") for unit in range(1024)))
+    window = remapper.sys_mmap(BASE, 16 * PAGE, RW, SHARED | FIXED, cache, 0)
     for turn in range(2):
         for first in range(0, 1024, 16):
             for slot in range(16):
-                process.remap_file_pages(window + slot * PAGE, PAGE, 0, first + 15 - slot)
+                remapper.remap_file_pages(window + slot * PAGE, PAGE, 0, first + 15 - slot)
             for slot in range(16):
                 unit = first + 15 - slot
-                if turn:
-                    assert process.load_word(window + slot * PAGE) == unit + 1
-                else:
-                    process.store_word(window + slot * PAGE, unit + 1)
-    process.msync(window, 16 * PAGE)
+                assert remapper.load_word(window + slot * PAGE) == unit + 5000 * turn
+                remapper.store_word(window + slot * PAGE, unit + 5000 * (turn + 1))
+            remapper.msync(window, 16 * PAGE)
+    words = cache.read_bytes()
+    assert [int.from_bytes(words[at : at + 8], "little") for at in range(0, len(words), PAGE)] == [
+        unit + 10000 for unit in range(1024)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -217,21 +229,21 @@ def test_a_cache_of_1024_units_seen_through_a_window_of_16(process: Any, tmp_pat
         ({"vaddr": BASE + 1}, ""),
     ],
 )
-def test_what_remap_file_pages_refuses(process: Any, path: Path, change: dict[str, int], expected: str) -> None:
-    process.sys_mmap(BASE, 4 * PAGE, RW, SHARED | FIXED, path, 0)
-    process.sys_mmap(BASE + 8 * PAGE, 4 * PAGE, RW, PRIVATE | FIXED, path, 0)
+def test_what_remap_file_pages_refuses(remapper: Any, path: Path, change: dict[str, int], expected: str) -> None:
+    remapper.sys_mmap(BASE, 4 * PAGE, RW, SHARED | FIXED, path, 0)
+    remapper.sys_mmap(BASE + 8 * PAGE, 4 * PAGE, RW, PRIVATE | FIXED, path, 0)
     args = {"vaddr": BASE, "nbytes": PAGE, "prot": 0, "pgoff": 3, "flags": 0} | change
-    assert errno_of(lambda: process.remap_file_pages(*args.values())) == expected
+    assert errno_of(lambda: remapper.remap_file_pages(*args.values())) == expected
 
 
-def test_one_call_spans_what_earlier_calls_split(process: Any, path: Path) -> None:
-    process.sys_mmap(BASE, 4 * PAGE, RW, SHARED | FIXED, path, 0)
+def test_one_call_spans_what_earlier_calls_split(remapper: Any, path: Path) -> None:
+    remapper.sys_mmap(BASE, 4 * PAGE, RW, SHARED | FIXED, path, 0)
     for slot, pgoff in enumerate((3, 1, 7, 0)):
-        process.remap_file_pages(BASE + slot * PAGE, PAGE, 0, pgoff)
-    assert [process.load(BASE + slot * PAGE, 1) for slot in range(4)] == [b"D", b"B", b"H", b"A"]
-    process.remap_file_pages(BASE, 4 * PAGE, 0, 4)
-    assert [process.load(BASE + slot * PAGE, 1) for slot in range(4)] == [b"E", b"F", b"G", b"H"]
-    assert len([vma for vma in process.vmas if BASE <= vma.start < BASE + 8 * PAGE]) == 1
+        remapper.remap_file_pages(BASE + slot * PAGE, PAGE, 0, pgoff)
+    assert [remapper.load(BASE + slot * PAGE, 1) for slot in range(4)] == [b"D", b"B", b"H", b"A"]
+    remapper.remap_file_pages(BASE, 4 * PAGE, 0, 4)
+    assert [remapper.load(BASE + slot * PAGE, 1) for slot in range(4)] == [b"E", b"F", b"G", b"H"]
+    assert len([vma for vma in remapper.vmas if BASE <= vma.start < BASE + 8 * PAGE]) == 1
 
 
 def test_which_flags_shared_validate_knows(process: Any, path: Path) -> None:
