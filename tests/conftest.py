@@ -5,6 +5,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,13 @@ def _facilities(request: pytest.FixtureRequest) -> None:
             pytest.fail(f"FREMAP_REQUIRE asks for {name}, but {reason}")
         if reason:
             pytest.skip(f"needs {name}: {reason}")
+
+
+def pytest_configure() -> None:
+    """Have signals that a shell ignores for what it starts in the background (&, nohup) end processes, as ever."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
