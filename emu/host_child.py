@@ -145,8 +145,8 @@ class Child:
         try:
             vector = ctypes.create_string_buffer(nr_pages + 1)
         except MemoryError:
-            # So much is not mapped, either.
-            return {"errno": errno.ENOMEM}, b""
+            # So much is not mapped, either; but the address is looked at first.
+            return {"errno": errno.EINVAL if vaddr % PAGE_SIZE else errno.ENOMEM}, b""
         if _LIBC.mincore(vaddr, nbytes, vector):
             return {"errno": ctypes.get_errno()}, b""
         return {}, vector.raw[:nr_pages]

@@ -13,7 +13,8 @@ from hypothesis import Phase, settings
 from emu import process
 from emu.errors import KernelBug
 from emu.mm import filemap, fork, fremap, madvise, memory, mincore, mmap, mprotect, mremap, syscalls, truncate
-from tests.stateful.test_differential import QUICK_STEPS, ROUND, run
+from tests.stateful.differential_run import ROUND, run
+from tests.stateful.test_differential import QUICK_STEPS
 
 Break = Callable[[], AbstractContextManager[Any]]
 
