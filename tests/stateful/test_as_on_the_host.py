@@ -11,9 +11,8 @@ import pytest
 from emu.errors import SegmentationFault
 from emu.host import HostProcess
 from emu.host_state import read_flags
-from emu.machine import Machine
 from emu.mm_types.vma import VM_LOCKED, VM_LOCKONFAULT
-from emu.process import Process
+from tests.either import Either, either_process
 from tests.stateful.twins import used
 
 PAGE = 4096
@@ -26,17 +25,11 @@ ONFAULT = 1
 DONTUNMAP = 4
 DONTFORK, DONTNEED_LOCKED = 10, 24
 
-Either = Process | HostProcess
 
-
-@pytest.fixture(params=["host", "emulated"])
+@pytest.fixture(params=["linear_vmas", "host"])
 def process(request: pytest.FixtureRequest) -> Iterator[Either]:
-    if request.param == "host":
-        with HostProcess() as host:
-            yield host
-    else:
-        with Machine(ram=256 * PAGE, rmap="linear_vmas") as machine:
-            yield machine.spawn(privileged=False)
+    with either_process(request.param, privileged=False) as process:
+        yield process
 
 
 def borders(process: Either) -> list[tuple[int, int]]:

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from emu.host import HostProcess
-from emu.machine import Machine
-from emu.process import Process
+from tests.either import Either, either_process
 
 PAGE = 4096
 BASE = 1 << 37
@@ -20,17 +19,11 @@ READ, WRITE, EXEC = mmap.PROT_READ, mmap.PROT_WRITE, mmap.PROT_EXEC
 SHARED, PRIVATE, ANON, FIXED = mmap.MAP_SHARED, mmap.MAP_PRIVATE, mmap.MAP_ANONYMOUS, 0x10
 F_ADD_SEALS, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 1033, 8, 16
 
-Either = Process | HostProcess
 
-
-@pytest.fixture(params=["emulated", "host"])
+@pytest.fixture(params=["linear_vmas", "host"])
 def process(request: pytest.FixtureRequest) -> Iterator[Either]:
-    if request.param == "host":
-        with HostProcess() as host:
-            yield host
-    else:
-        with Machine(ram=256 * PAGE, rmap="linear_vmas") as machine:
-            yield machine.spawn()
+    with either_process(request.param) as process:
+        yield process
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from emu.host import HostProcess
-from emu.machine import Machine
+from tests.either import either_process
 
 PAGE = 4096
 BASE = 1 << 37
@@ -19,25 +18,17 @@ SHARED, PRIVATE, ANON, FIXED = mmap.MAP_SHARED, mmap.MAP_PRIVATE, mmap.MAP_ANONY
 WRAP = (1 << 64) - PAGE
 
 
-@pytest.fixture(params=["emulated", "host"])
+@pytest.fixture(params=["linear_vmas", "host"])
 def process(request: pytest.FixtureRequest) -> Iterator[Any]:
-    if request.param == "host":
-        with HostProcess() as host:
-            yield host
-    else:
-        with Machine(ram=256 * PAGE, rmap="linear_vmas") as machine:
-            yield machine.spawn()
+    with either_process(request.param) as process:
+        yield process
 
 
 @pytest.fixture(params=["linear_vmas", "dirty_index", "scan", "host"])
 def remapper(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Give a process where remap_file_pages makes VMAs, nonlinear mappings, and on the host."""
-    if request.param == "host":
-        with HostProcess() as host:
-            yield host
-    else:
-        with Machine(ram=256 * PAGE, rmap=request.param) as machine:
-            yield machine.spawn()
+    with either_process(request.param) as process:
+        yield process
 
 
 @pytest.fixture
