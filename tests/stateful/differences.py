@@ -64,7 +64,8 @@ DIFFERENCES = {
         "mappings of files on a FUSE mount merge like all others",
         "FUSE wants to be told of each mapping that is closed, so no merge makes one of them go",
         "Linux v6.12 mm/vma.c: is_mergeable_vma(), can_merge_remove_vma(); fs/fuse/file.c: fuse_vma_close()",
-        "merge_where_emulated_did(closes=True), for files of a mount",
+        "merge_where_emulated_did(closes=True), for files of a mount; merge_private(), for their private mappings:"
+        " what did not merge once has other anon_vmas since, and merges elsewhere",
     ),
 }
 
@@ -81,15 +82,31 @@ def merge_where_emulated_did(host: list[Vma], emulated: list[Vma], *, closes: bo
     borders = {vma[0] for vma in emulated}
     merged: list[Vma] = []
     for vma in host:
-        excused = closes and vma[5].isdigit()
-        if merged and excused and vma[0] not in borders:
-            start, end, prot, shared, pgoff, file = merged[-1]
-            continues = not file or pgoff + (end - start) // 4096 == vma[4]
-            if (end, prot, shared, file) == (vma[0], vma[2], vma[3], vma[5]) and continues:
-                merged[-1] = (start, vma[1], prot, shared, pgoff, file)
-                continue
-        merged.append(vma)
+        if closes and vma[0] not in borders and vma[5].isdigit() and merged and _continues(merged[-1], vma):
+            merged[-1] = _joined(merged[-1], vma)
+        else:
+            merged.append(vma)
     return merged
+
+
+def merge_private(vmas: list[Vma]) -> list[Vma]:
+    """Merge neighbours that continue each other among private mappings of files (vm_close)."""
+    merged: list[Vma] = []
+    for vma in vmas:
+        if vma[5].isdigit() and not vma[3] and merged and _continues(merged[-1], vma):
+            merged[-1] = _joined(merged[-1], vma)
+        else:
+            merged.append(vma)
+    return merged
+
+
+def _continues(lower: Vma, upper: Vma) -> bool:
+    start, end, prot, shared, pgoff, file = lower
+    return (end, prot, shared, pgoff + (end - start) // 4096, file) == (upper[0], *upper[2:])
+
+
+def _joined(lower: Vma, upper: Vma) -> Vma:
+    return (lower[0], upper[1], *lower[2:])
 
 
 def within_file(page: bytes | None, pgoff: int, file_nbytes: int) -> bytes | None:

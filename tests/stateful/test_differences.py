@@ -13,7 +13,7 @@ from emu.host import HostProcess
 from emu.machine import Machine
 from emu.process import Process
 from fsbackend.mount import temporary_mount
-from tests.stateful.differences import DIFFERENCES, merge_where_emulated_did, within_file
+from tests.stateful.differences import DIFFERENCES, merge_private, merge_where_emulated_did, within_file
 
 PAGE = 4096
 BASE = 1 << 37
@@ -206,6 +206,34 @@ def test_vm_close(host: HostProcess, emulated: Process) -> None:
         host.munmap(BASE, 2 * PAGE)
 
 
+@pytest.mark.fuse
+def test_vm_close_and_what_comes_of_it_later(host: HostProcess, emulated: Process, tmp_path: Path) -> None:
+    """What did not merge, since a mapping would have gone, has no anon_vma of its neighbour: it may merge some day."""
+
+    def later(process: Process | HostProcess, directory: Path) -> list[tuple[int, int]]:
+        path = directory / "file"
+        path.write_bytes(bytes(7 * PAGE))
+        with path.open("r+b") as file:
+            fd = file.fileno()
+            process.sys_mmap(BASE, 3 * PAGE, RW, PRIVATE, fd, 0)
+            process.madvise(BASE, 3 * PAGE, mmap.MADV_RANDOM)
+            process.store(BASE + PAGE, b"one anon_vma")
+            process.sys_mmap(BASE + 3 * PAGE, 4 * PAGE, RW, PRIVATE, fd, 3 * PAGE)
+            process.madvise(BASE + PAGE, 6 * PAGE, mmap.MADV_SEQUENTIAL)
+            process.sys_mmap(BASE, 3 * PAGE, RW, PRIVATE, fd, 0)
+            process.store(BASE + PAGE, b"another")
+            process.madvise(BASE + 2 * PAGE, PAGE, mmap.MADV_SEQUENTIAL)
+        found = borders(process)
+        process.munmap(BASE, 7 * PAGE)
+        return found
+
+    apart = [(0, 2), (2, 3), (3, 7)]
+    assert later(host, tmp_path) == later(emulated, tmp_path) == apart
+    with temporary_mount(caps="disk") as mount:
+        assert later(emulated, Path(mount.path)) == apart
+        assert later(host, Path(mount.path)) == [(0, 2), (2, 7)]
+
+
 def test_the_excuses_excuse_no_more() -> None:
     low, high = (0, PAGE, 3, True, 0, "0"), (PAGE, 2 * PAGE, 3, True, 1, "0")
     both = (0, 2 * PAGE, 3, True, 0, "0")
@@ -217,6 +245,10 @@ def test_the_excuses_excuse_no_more() -> None:
     assert merge_where_emulated_did(anonymous, [(0, 2 * PAGE, 3, False, 0, "")], closes=True) == anonymous
     apart = [low, (PAGE, 2 * PAGE, 1, True, 1, "0")]
     assert merge_where_emulated_did(apart, [both], closes=True) == apart
+    private = [(0, PAGE, 3, False, 0, "0"), (PAGE, 2 * PAGE, 3, False, 1, "0")]
+    assert merge_private(private) == [(0, 2 * PAGE, 3, False, 0, "0")]
+    for different in ([low, high], anonymous, [private[0], (PAGE, 2 * PAGE, 3, False, 2, "0")], [private[0], apart[1]]):
+        assert merge_private(different) == different
     page = bytes(100) + b"x" * 3996
     assert within_file(page, 2, 2 * PAGE + 100) == bytes(100)
     assert within_file(page, 1, 2 * PAGE + 100) == page

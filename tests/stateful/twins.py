@@ -25,7 +25,7 @@ from emu.mm_types.mm import Mm
 from emu.mm_types.page import PG_ANON
 from emu.mm_types.vma import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE
 from emu.process import Process
-from tests.stateful.differences import merge_where_emulated_did, within_file
+from tests.stateful.differences import merge_private, merge_where_emulated_did, within_file
 from tests.stateful.twin_words import (
     BASE,
     END,
@@ -180,6 +180,8 @@ class TwinMachines:
         for pair in self.pairs:
             emulated, host = self.vmas_emulated(pair), self.vmas_host(pair)
             merged = merge_where_emulated_did(host, emulated, closes=self.on_mount)
+            if self.on_mount:
+                emulated, merged = merge_private(emulated), merge_private(merged)
             assert emulated == merged, f"emulated\n{told(emulated)}\nhost\n{told(host)}"
             self.compare_residency(pair, host)
             if every:
