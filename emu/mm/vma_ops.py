@@ -182,7 +182,7 @@ def merge_around(k: Kernel, mm: Mm, vma: VmArea, *, grown: bool = False) -> VmAr
     """Merge a VMA with its neighbours where they continue each other; return what holds it now (vma_merge).
 
     `grown`: it is what the mapping below it gained, and has its anon_vma. That takes in what lies above without private
-    pages even where the mapping came from a parent (v6.12 mm/vma.c: vma_merge_extend()).
+    pages even where the mapping came from a parent, as v6.18 was seen to do: its own anon_vma counts, no fork.
     """
     below = vma.vm_prev
     if below is not None and _continues(below, vma) and is_mergeable_anon_vma(below, vma):
